@@ -1,0 +1,35 @@
+"""Where a Triton launcher runs: a CUDA or ROCm device, or the interpreter on CPU tensors."""
+
+import functools
+
+import torch
+import triton
+from torch import Tensor
+
+
+def interpreting() -> bool:
+    """Whether Triton was told to interpret kernels (`TRITON_INTERPRET=1` before its import)."""
+    return triton.knobs.runtime.interpret
+
+
+def require_launchable(name: str, tensor: Tensor) -> None:
+    """Raise `ValueError` where a Triton kernel cannot run on the device of `tensor`."""
+    if tensor.is_cuda or (tensor.device.type == "cpu" and interpreting()):
+        return
+    raise ValueError(
+        f"{name} is on device {tensor.device}: Triton kernels need a GPU tensor, or a CPU tensor "
+        "with TRITON_INTERPRET=1 set before triton is imported"
+    )
+
+
+@functools.cache
+def _architecture_of(index: int) -> str:
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(index).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"sm_{major}{minor}"
+
+
+def architecture(tensor: Tensor) -> str:
+    """Key of the tables of tiles: `"sm_90"`, `"gfx942"`, ...; `"sm_90"` in the interpreter."""
+    return _architecture_of(tensor.device.index) if tensor.is_cuda else "sm_90"
