@@ -1,0 +1,160 @@
+import itertools
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from lrk import positions
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_equally_likely(counts: Counter, outcomes: list, name: str) -> None:
+    """Pearson's chi-squared statistic within five standard deviations of its mean."""
+    assert set(counts) <= set(outcomes), f"{name}: impossible outcomes"
+    expected = sum(counts.values()) / len(outcomes)
+    assert expected >= 20, "too few draws to say anything"
+    statistic = sum((counts[outcome] - expected) ** 2 / expected for outcome in outcomes)
+    freedom = len(outcomes) - 1
+    assert statistic < freedom + 5 * math.sqrt(2 * freedom), f"{name}: not uniform"
+
+
+@pytest.mark.parametrize("method", sorted(positions.SAMPLERS))
+@pytest.mark.parametrize("lengths", [[1], [7], [1, 1], [3, 1, 5, 2], [1] * 40])
+@pytest.mark.parametrize("slack", [0, 1, 13, 100_000])
+def test_contract_of_every_sampler(method, lengths, slack):
+    target = sum(lengths) + slack
+    sample = positions.SAMPLERS[method]
+    for seed in range(5):
+        drawn = sample(lengths, target, seeded(seed))
+        assert drawn.dtype == torch.int64
+        assert drawn.shape == (sum(lengths),)
+        assert drawn[0] == 0
+        assert drawn[-1] < target
+        assert (drawn.diff() > 0).all()
+        assert torch.equal(drawn, sample(torch.tensor(lengths), target, seeded(seed)))
+
+
+@pytest.mark.parametrize("method", ["contiguous", "longrecipe"])
+def test_steps_of_one_inside_segments(method):
+    lengths = [4, 1, 9, 2, 6]
+    inside = torch.ones(sum(lengths) - 1, dtype=torch.bool)
+    inside[torch.tensor(lengths).cumsum(0)[:-1] - 1] = False
+    for seed in range(50):
+        drawn = positions.SAMPLERS[method](lengths, 100, seeded(seed))
+        assert (drawn.diff()[inside] == 1).all()
+
+
+@pytest.mark.parametrize("pin_end", [False, True])
+def test_longrecipe_draws_every_layout_equally_often(pin_end):
+    lengths, slack = [2, 1, 3, 1], 4
+    generator = seeded(1)
+    starts = torch.tensor([0, 2, 3, 6])
+    layouts = [
+        offsets
+        for offsets in itertools.combinations_with_replacement(range(slack + 1), 3)
+        if not pin_end or offsets[-1] == slack
+    ]
+    counts: Counter = Counter()
+    for _ in range(100 * len(layouts)):
+        drawn = positions.longrecipe(lengths, sum(lengths) + slack, generator, pin_end)
+        counts[tuple((drawn[starts] - starts)[1:].tolist())] += 1
+    assert_equally_likely(counts, layouts, "layouts")
+
+
+def test_longrecipe_can_end_at_the_target():
+    drawn = positions.longrecipe([5, 5, 5], 131_072, seeded(), pin_end=True)
+    assert drawn[-1] == 131_071
+
+
+def test_pose_draws_lengths_and_skips_from_its_uniforms():
+    num_tokens, slack = 10, 6
+    generator = seeded(2)
+    first_lengths: Counter = Counter()
+    skips: Counter = Counter()
+    for _ in range(4000):
+        drawn = positions.pose([num_tokens], num_tokens + slack, generator)
+        skip = int(drawn[-1]) - (num_tokens - 1)
+        skips[skip] += 1
+        if skip:
+            first_lengths[int((drawn.diff() > 1).nonzero()) + 1] += 1
+    assert_equally_likely(skips, list(range(slack + 1)), "skip")
+    assert_equally_likely(first_lengths, list(range(1, 6)), "first chunk")
+
+
+def test_pose_with_three_chunks_draws_each_skip_above_the_last():
+    generator = seeded(3)
+    pairs: Counter = Counter()
+    for _ in range(6000):
+        drawn = positions.pose([30], 33, generator, num_chunks=3)
+        # A gap of 0 hides where a chunk ends, so only layouts with both gaps show both skips.
+        gaps = (drawn.diff() - 1)[drawn.diff() > 1].tolist()
+        if len(gaps) == 2:
+            pairs[gaps[0], sum(gaps)] += 1
+    # P(u1) = 1/4, P(u2 | u1) = 1/(4 - u1)
+    expected = {(1, 2): 1 / 12, (1, 3): 1 / 12, (2, 3): 1 / 8}
+    assert set(pairs) == set(expected)
+    for pair, probability in expected.items():
+        deviation = math.sqrt(6000 * probability * (1 - probability))
+        assert abs(pairs[pair] - 6000 * probability) < 5 * deviation
+
+
+def test_randpos_draws_every_subset_of_differences_as_defined():
+    num_tokens, target = 3, 6
+    generator = seeded(4)
+    subsets = list(itertools.combinations(range(target), num_tokens))
+    # Moving to 0 merges subsets of equal differences: weight each by how many there are.
+    weights = Counter(tuple(p - subset[0] for p in subset) for subset in subsets)
+    counts: Counter = Counter()
+    num_draws = 4000
+    for _ in range(num_draws):
+        counts[tuple(positions.randpos([num_tokens], target, generator).tolist())] += 1
+    assert set(counts) == set(weights)
+    for outcome, weight in weights.items():
+        probability = weight / len(subsets)
+        deviation = math.sqrt(num_draws * probability * (1 - probability))
+        assert abs(counts[outcome] - num_draws * probability) < 5 * deviation
+
+
+@pytest.mark.parametrize(
+    ("theta", "length", "target", "head_dim", "published"),
+    [
+        (5e5, 8192, 81_920, 128, 48.9e6),  # Llama-3-8B
+        (5e5, 8192, 131_072, 128, 131.5e6),
+        (1e6, 32_768, 131_072, 128, 13.5e6),  # Qwen2-7B, Mistral-7B-v0.3
+    ],
+)
+def test_scaled_rope_theta_gives_the_published_bases(theta, length, target, head_dim, published):
+    assert positions.scaled_rope_theta(theta, length, target, head_dim) == pytest.approx(
+        published, rel=4e-3
+    )
+
+
+def test_scaled_rope_theta_leaves_an_unextended_model_alone():
+    assert positions.scaled_rope_theta(1e4, 4096, 4096, 64) == 1e4
+
+
+@pytest.mark.parametrize("method", sorted(positions.SAMPLERS))
+def test_bad_lengths_are_named(method):
+    sample = positions.SAMPLERS[method]
+    with pytest.raises(ValueError, match="target_length is 9; it must be at least the 10 tokens"):
+        sample([4, 6], 9, seeded())
+    for lengths in ([], [3, 0], [[1, 2]], [1.5]):
+        with pytest.raises(ValueError, match="segment_lengths is"):
+            sample(lengths, 100, seeded())
+
+
+def test_bad_options_are_named():
+    with pytest.raises(ValueError, match="pin_end=True needs at least 2 segments"):
+        positions.longrecipe([4], 10, seeded(), pin_end=True)
+    with pytest.raises(ValueError, match="num_chunks is 0; it must be at least 1"):
+        positions.pose([4], 10, seeded(), num_chunks=0)
+    with pytest.raises(ValueError, match="length is 9; it must be positive and at most target, 8"):
+        positions.scaled_rope_theta(1e4, 9, 8, 64)
+    with pytest.raises(ValueError, match="head_dim is 2"):
+        positions.scaled_rope_theta(1e4, 8, 9, 2)
+    with pytest.raises(ValueError, match="theta is 0"):
+        positions.scaled_rope_theta(0, 8, 9, 64)
