@@ -105,7 +105,8 @@ def pose(
         raise ValueError(f"num_chunks is {num_chunks}; it must be at least 1")
     num_chunks = min(num_chunks, num_tokens)
     longest = -(-num_tokens // num_chunks)
-    lengths, skips = [], [0]
+    lengths: list[int] = []
+    skips = [0]
     for chunks_left in range(num_chunks - 1, 0, -1):
         room = num_tokens - sum(lengths) - chunks_left
         lengths.append(_uniform(1, min(longest, room), generator))

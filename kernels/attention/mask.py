@@ -1,0 +1,34 @@
+"""Which keys a query sees: the arguments that say so, bundled."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Mask(NamedTuple):
+    """The visibility rules of one call, all of them together; `op.py` validates and fills it.
+
+    A query and a key are compared by their key index `p` and `j` inside one document. Without
+    documents a batch row is one document. The rules:
+
+    - `j < length` of the document's keys,
+    - `causal`: `j <= p`,
+    - `window`: `p - j < window`, or with `window_position_ids`
+      `position[p] - position[j] < window`.
+    """
+
+    cu_seqlens: Tensor | None
+    """(N+1,) ends of the queries' documents over the B*Sq tokens, row by row; starts with 0."""
+    cu_seqlens_k: Tensor | None
+    """(N+1,) likewise over the B*Sk tokens of the keys; set if and only if `cu_seqlens` is."""
+    kv_lengths: Tensor | None
+    """(B,) number of valid keys of each row, without documents only."""
+    q_offsets: Tensor | None
+    """(B,) key index of each row's first query; overrides `q_offset`."""
+    window_position_ids: Tensor | None
+    """(B|1, Sk) positions by which the window counts, strictly increasing in a document."""
+    causal: bool
+    q_offset: int
+    """Key index of the first query, without documents only: a document aligns its last query with
+    its last key."""
+    window: int | None

@@ -1,0 +1,18 @@
+from .op import (
+    TokenLogprobs,
+    linear_cross_entropy,
+    linear_cross_entropy_triton,
+    token_logprobs,
+    token_logprobs_triton,
+)
+from .reference import linear_cross_entropy_reference, token_logprobs_reference
+
+__all__ = [
+    "TokenLogprobs",
+    "linear_cross_entropy",
+    "linear_cross_entropy_reference",
+    "linear_cross_entropy_triton",
+    "token_logprobs",
+    "token_logprobs_reference",
+    "token_logprobs_triton",
+]

@@ -1,0 +1,198 @@
+"""`linear_cross_entropy` and `token_logprobs`: the public functions."""
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .arguments import (
+    check_loss,
+    check_softcap_and_chunk,
+    check_tensors,
+    divisor_of_mean,
+    kept_tokens,
+)
+from .chunks import Statistics, sum_dtype
+from .operations import BY_DEVICE, BY_TRITON, Operations, token_loss_of
+
+
+def _compute_dtype(operations: Operations, hidden: Tensor) -> torch.dtype:
+    """What the operands of the matrix products are rounded to: autocast's dtype, else hidden's."""
+    dtype, device = hidden.dtype, hidden.device.type
+    if torch.is_autocast_enabled(device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+    return sum_dtype(dtype) if operations.widens(hidden) else dtype
+
+
+def _loss(
+    operations: Operations,
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    token_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    num_items: float | Tensor | None = None,
+    return_lse: bool = False,
+    chunk_tokens: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    check_tensors(hidden, weight, labels, bias, token_weight)
+    check_softcap_and_chunk(softcap, chunk_tokens)
+    check_loss(reduction, label_smoothing, z_loss, num_items)
+    vocab = weight.shape[0]
+    compute_dtype = _compute_dtype(operations, hidden)
+    needs = [
+        torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
+        for tensor in (hidden, weight, bias)
+    ]
+    per_token = reduction == "none" or return_lse or not any(needs)
+    if per_token:
+        statistics = operations.statistics(
+            hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, compute_dtype,
+            0, vocab, label_smoothing > 0.0,
+        )  # fmt: skip
+        loss = token_loss_of(Statistics(*statistics), vocab, label_smoothing, z_loss)
+        if token_weight is not None:
+            loss = loss * token_weight.to(loss.dtype)
+        if reduction != "none":
+            loss = loss.sum()
+    else:
+        loss, *_ = operations.total(
+            hidden, weight, labels, bias, token_weight, ignore_index, label_smoothing, z_loss,
+            softcap, chunk_tokens, compute_dtype, needs,
+        )  # fmt: skip
+    if reduction == "mean":
+        kept = kept_tokens(labels, ignore_index)
+        loss = loss / divisor_of_mean(kept, token_weight, num_items, loss.dtype)
+    return (loss, statistics[0]) if return_lse else loss
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    token_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    num_items: float | Tensor | None = None,
+    return_lse: bool = False,
+    chunk_tokens: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Cross-entropy of `softcap(hidden @ weight.T + bias)` against labels, without all the logits.
+
+    The loss of token i with logits x, lse = log sum_v exp x_v, label y, e = label_smoothing, is
+
+        w_i ((1 - e) (lse - x_y) + e (lse - mean_v x_v) + z_loss lse^2),   w_i = token_weight[i].
+
+    It is differentiable in hidden, weight, bias and token_weight, and so is the lse. Nothing is
+    shifted: `labels[i]` is what `hidden[i]` should predict.
+
+    Args:
+        hidden: (..., H), float32, bfloat16, float16; on a CPU also float64.
+        weight: (V, H), the output embedding, in hidden's dtype (under autocast: in any).
+        labels: (...), int64, `0 .. V - 1` or `ignore_index`.
+        bias: (V,), as weight.
+        ignore_index: tokens with this label are dropped before the matrix product. None: no token
+            is dropped, and a GPU is not waited for (otherwise once in forward, and once more in
+            backward where logits are recomputed, to learn how many are kept).
+        reduction: "mean", "sum" or "none". The mean divides by `num_items`, else by the sum of the
+            kept tokens' weights, else by their number; with nothing kept the loss is 0.
+        token_weight: (...), floating point, the weight of each token's loss.
+        label_smoothing: between 0 and 1, as `torch.nn.functional.cross_entropy` defines it.
+        z_loss: factor of lse^2 (PaLM, arXiv 2204.02311, section 5).
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2, arXiv 2408.00118).
+        num_items: divisor of the mean, a number or a 0-dim tensor on any device: the number of
+            tokens in all the micro-batches of one step.
+        return_lse: also return the log-sum-exp of each token.
+        chunk_tokens: tokens per chunk; by default see `chunks.chunk_size`.
+
+    Returns:
+        The loss, float32 (float64 for float64): a scalar, or (...) with 0 at ignored tokens for
+        "none". With `return_lse` also the lse, (...), of the same dtype, 0 at ignored tokens.
+
+    The tensors' devices decide: Triton on a GPU, PyTorch on a CPU.
+
+    Precision: products are summed in float32 and logits are never rounded to 16 bits; the weight's
+    gradient is summed over chunks in float32. Under autocast the operands are rounded to its dtype,
+    as in `F.linear`, but gradients are returned in the dtype of hidden and weight unrounded. A CPU
+    multiplies in float32 at least, whatever the dtype of its operands and autocast.
+
+    Cost: "mean" and "sum" without `return_lse` compute gradients in forward, if any are needed (3
+    matrix products in all; they cannot be differentiated again); otherwise backward computes the
+    logits once more (4). The workspace is the logits of one chunk; besides it the gradients live
+    from forward to backward.
+
+    Raises:
+        ValueError: shapes, devices or options that do not fit; a label outside the vocabulary (on a
+            GPU with `ignore_index=None` its loss is NaN instead).
+        TypeError: dtypes that do not fit.
+    """
+    return _loss(
+        BY_DEVICE, hidden, weight, labels, bias, ignore_index, reduction, token_weight,
+        label_smoothing, z_loss, softcap, num_items, return_lse, chunk_tokens,
+    )  # fmt: skip
+
+
+@functools.wraps(linear_cross_entropy)
+def linear_cross_entropy_triton(*args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, Tensor]:
+    return _loss(BY_TRITON, *args, **kwargs)
+
+
+class TokenLogprobs(NamedTuple):
+    """Of each token, float32 (float64 for float64), in the shape of labels; 0 at ignored tokens."""
+
+    logprob: Tensor
+    label_logit: Tensor
+    lse: Tensor
+
+
+def _token_logprobs(
+    operations: Operations,
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
+) -> TokenLogprobs:
+    check_tensors(hidden, weight, labels, bias)
+    check_softcap_and_chunk(softcap, chunk_tokens)
+    lse, label_logit, _ = operations.statistics(
+        hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens,
+        _compute_dtype(operations, hidden), 0, weight.shape[0], False,
+    )  # fmt: skip
+    return TokenLogprobs(label_logit - lse, label_logit, lse)
+
+
+def token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
+) -> TokenLogprobs:
+    """Log-probability and logit of each label, and the log-sum-exp, without all the logits.
+
+    What perplexity, LongPPL, LongCE weights and impactful-token analysis need of a model. All three
+    are differentiable. Arguments, precision and errors are those of `linear_cross_entropy`.
+    """
+    return _token_logprobs(
+        BY_DEVICE, hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens
+    )
+
+
+@functools.wraps(token_logprobs)
+def token_logprobs_triton(*args: Any, **kwargs: Any) -> TokenLogprobs:
+    return _token_logprobs(BY_TRITON, *args, **kwargs)

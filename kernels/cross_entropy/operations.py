@@ -1,0 +1,283 @@
+"""The two `torch.library` operations that carry every option of the loss.
+
+- `..._statistics` gives the log-sum-exp, the label's logit and (for label smoothing) the sum of the
+  logits of each token, differentiable by computing the logits once more: 4 matrix products in all.
+  The loss of each token is ordinary autograd on these three numbers.
+- `..._total` gives the weighted sum of the tokens' losses. Its gradients are computed in the same
+  pass over the chunks, up to one factor that is known only in backward: 3 matrix products.
+
+That factor (1 / tokens, the loss scale of a GradScaler, ...) multiplies finished gradients, so
+small numbers do not vanish in half precision on the way.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import cpu, kernel
+from .chunks import Pull, RowPass, Statistics, keep, run, sum_dtype
+
+
+class Operations(NamedTuple):
+    """One implementation of the two operations."""
+
+    statistics: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    total: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
+    # Processors without matrix units for 16-bit numbers multiply faster in float32.
+    widens: Callable[[Tensor], bool]
+
+
+def token_loss_of(
+    statistics: Statistics, vocab: int, label_smoothing: float, z_loss: float
+) -> Tensor:
+    """(1 - e) (lse - x_label) + e (lse - mean_v x_v) + z lse^2."""
+    lse, label_logit, logit_sum = statistics
+    loss = lse - (1.0 - label_smoothing) * label_logit
+    if label_smoothing:
+        loss = loss - (label_smoothing / vocab) * logit_sum
+    if z_loss:
+        loss = loss + z_loss * lse.square()
+    return loss
+
+
+def _without_autocast(hidden: Tensor) -> torch.autocast:
+    """An operation is told what to compute in; autocast must not change it again inside."""
+    return torch.autocast(hidden.device.type, enabled=False)
+
+
+def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """An operation cannot return None."""
+    return like.new_empty(0) if gradient is None else gradient
+
+
+def _statistics_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    def statistics(
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        bias: Tensor | None,
+        ignore_index: int | None,
+        softcap: float | None,
+        chunk_tokens: int | None,
+        compute_dtype: torch.dtype,
+        vocab_start: int,
+        vocab_size: int,
+        want_sum: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kept = keep(labels, ignore_index, vocab_start, vocab_size)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        with _without_autocast(hidden):
+            found, _ = run(
+                row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype, want_sum
+            )
+        return (
+            kept.scatter(found.lse, labels.shape),
+            kept.scatter(found.label_logit, labels.shape),
+            kept.scatter(found.logit_sum, labels.shape) if want_sum else found.logit_sum,
+        )
+
+    return statistics
+
+
+def _statistics_backward_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    def statistics_backward(
+        d_lse: Tensor,
+        d_label_logit: Tensor,
+        d_logit_sum: Tensor | None,
+        lse: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        bias: Tensor | None,
+        ignore_index: int | None,
+        softcap: float | None,
+        chunk_tokens: int | None,
+        compute_dtype: torch.dtype,
+        vocab_start: int,
+        vocab_size: int,
+        needs: list[bool],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kept = keep(labels, ignore_index, vocab_start, vocab_size)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        d_sum = None if d_logit_sum is None else kept.gather(d_logit_sum)
+        pull = Pull(kept.gather(d_lse), kept.gather(d_label_logit), d_sum)
+        with _without_autocast(hidden):
+            _, gradients = run(
+                row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
+                lse=kept.gather(lse), pull=pull, needs=needs,
+            )  # fmt: skip
+            d_hidden, d_weight, d_bias = gradients
+            return (
+                _or_empty(d_hidden, hidden).view(hidden.shape if needs[0] else 0),
+                _or_empty(d_weight, weight).to(weight.dtype),
+                _or_empty(d_bias, weight).to(weight.dtype if bias is None else bias.dtype),
+            )
+
+    return statistics_backward
+
+
+def _total_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    def total(
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        bias: Tensor | None,
+        token_weight: Tensor | None,
+        ignore_index: int | None,
+        label_smoothing: float,
+        z_loss: float,
+        softcap: float | None,
+        chunk_tokens: int | None,
+        compute_dtype: torch.dtype,
+        needs: list[bool],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        vocab = weight.shape[0]
+        kept = keep(labels, ignore_index, 0, vocab)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        wide = sum_dtype(compute_dtype)
+        if token_weight is None:
+            share = flat.new_ones(kept.labels.shape, dtype=wide)
+        else:
+            share = kept.gather(token_weight).to(wide)
+        on_sum = -label_smoothing / vocab * share if label_smoothing else None
+        pull = Pull(share, (label_smoothing - 1.0) * share, on_sum, z_loss)
+        with _without_autocast(hidden):
+            found, gradients = run(
+                row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
+                want_sum=label_smoothing > 0.0, pull=pull, needs=needs,
+            )  # fmt: skip
+            loss = token_loss_of(found, vocab, label_smoothing, z_loss)
+            d_hidden, d_weight, d_bias = gradients
+            return (
+                (share * loss).sum(),
+                kept.scatter(loss, labels.shape),
+                _or_empty(d_hidden, hidden).view(hidden.shape if needs[0] else 0),
+                _or_empty(d_weight, share),
+                _or_empty(d_bias, share),
+            )
+
+    return total
+
+
+def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., Any]:
+    forward = torch.library.custom_op(
+        f"{name}_statistics", _statistics_by(on_cpu), mutates_args=(), device_types="cpu"
+    )
+    forward.register_kernel("cuda")(_statistics_by(on_gpu))
+    backward = torch.library.custom_op(
+        f"{name}_statistics_backward",
+        _statistics_backward_by(on_cpu),
+        mutates_args=(),
+        device_types="cpu",
+    )
+    backward.register_kernel("cuda")(_statistics_backward_by(on_gpu))
+
+    @forward.register_fake
+    def _(hidden, weight, labels, *rest):
+        compute_dtype, want_sum = rest[4], rest[7]
+
+        def new() -> Tensor:
+            return hidden.new_empty(labels.shape, dtype=sum_dtype(compute_dtype))
+
+        return new(), new(), new() if want_sum else new().new_empty(0)
+
+    @backward.register_fake
+    def _(d_lse, d_label_logit, d_logit_sum, lse, hidden, weight, labels, bias, *rest):
+        needs = rest[-1]
+        return (
+            hidden.new_empty(hidden.shape if needs[0] else 0),
+            weight.new_empty(weight.shape if needs[1] else 0),
+            (weight if bias is None else bias).new_empty(weight.shape[:1] if needs[2] else 0),
+        )
+
+    def setup_context(ctx, inputs, output):
+        hidden, weight, labels, bias, *rest, want_sum = inputs
+        lse, _, logit_sum = output
+        ctx.save_for_backward(lse, hidden, weight, labels, bias)
+        ctx.rest = rest
+        ctx.set_materialize_grads(False)
+        if not want_sum:
+            ctx.mark_non_differentiable(logit_sum)
+
+    def differentiate(ctx, d_lse, d_label_logit, d_logit_sum):
+        lse, *inputs = ctx.saved_tensors
+        hidden, weight, _, bias = inputs
+        needs = [x is not None and x.requires_grad for x in (hidden, weight, bias)]
+        d_lse = torch.zeros_like(lse) if d_lse is None else d_lse
+        d_label_logit = torch.zeros_like(lse) if d_label_logit is None else d_label_logit
+        gradients = backward(d_lse, d_label_logit, d_logit_sum, lse, *inputs, *ctx.rest, needs)
+        d_hidden, d_weight, d_bias = (
+            gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
+        )
+        return d_hidden, d_weight, None, d_bias, *([None] * (len(ctx.rest) + 1))
+
+    forward.register_autograd(differentiate, setup_context=setup_context)
+    return forward
+
+
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The product in the wider of both dtypes, rounded once: a 0-dim factor would not widen it."""
+    return (gradient * factor.reshape((1,) * gradient.dim())).to(dtype)
+
+
+def _define_total(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., Any]:
+    forward = torch.library.custom_op(
+        f"{name}_total", _total_by(on_cpu), mutates_args=(), device_types="cpu"
+    )
+    forward.register_kernel("cuda")(_total_by(on_gpu))
+
+    @forward.register_fake
+    def _(hidden, weight, labels, bias, token_weight, *rest):
+        compute_dtype, needs = rest[-2:]
+        wide = sum_dtype(compute_dtype)
+        return (
+            hidden.new_empty((), dtype=wide),
+            hidden.new_empty(labels.shape, dtype=wide),
+            hidden.new_empty(hidden.shape if needs[0] else 0),
+            weight.new_empty(weight.shape if needs[1] else 0, dtype=wide),
+            weight.new_empty(weight.shape[:1] if needs[2] else 0, dtype=wide),
+        )
+
+    def setup_context(ctx, inputs, output):
+        hidden, weight, _, bias, token_weight, *rest, needs = inputs
+        _, token_loss, *gradients = output
+        ctx.save_for_backward(token_loss, *gradients)
+        inputs = (hidden, weight, bias, token_weight)
+        ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs]
+        ctx.needs = [*needs, token_weight is not None and token_weight.requires_grad]
+        ctx.num_options = len(rest) + 1
+        ctx.mark_non_differentiable(token_loss, *gradients)
+
+    def differentiate(ctx, d_total, *_):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "linear_cross_entropy computes its gradients in forward and cannot differentiate "
+                "them again for create_graph=True: use linear_cross_entropy_reference"
+            )
+        token_loss, *gradients = ctx.saved_tensors
+        d_hidden, d_weight, d_bias, d_token_weight = (
+            _scaled(gradient, d_total, dtype) if needed else None
+            for gradient, dtype, needed in zip(
+                [*gradients, token_loss], ctx.dtypes, ctx.needs, strict=True
+            )
+        )
+        return d_hidden, d_weight, None, d_bias, d_token_weight, *([None] * ctx.num_options)
+
+    forward.register_autograd(differentiate, setup_context=setup_context)
+    return forward
+
+
+def _define(name: str, on_cpu: RowPass, on_gpu: RowPass, widens: Callable) -> Operations:
+    return Operations(
+        _define_statistics(name, on_cpu, on_gpu), _define_total(name, on_cpu, on_gpu), widens
+    )
+
+
+BY_DEVICE = _define(
+    "lrk::linear_cross_entropy", cpu.row_pass, kernel.row_pass, lambda hidden: not hidden.is_cuda
+)
+BY_TRITON = _define(
+    "lrk::linear_cross_entropy_triton", kernel.row_pass, kernel.row_pass, lambda hidden: False
+)

@@ -1,0 +1,100 @@
+"""Linear cross-entropy in plain PyTorch: the specification the others are tested against."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .arguments import (
+    check_loss,
+    check_softcap_and_chunk,
+    check_tensors,
+    divisor_of_mean,
+    kept_tokens,
+)
+
+
+def _kept_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    ignore_index: int | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, logit of the label and log-sum-exp of the tokens that count."""
+    kept = kept_tokens(labels, ignore_index)
+    targets = labels[kept]
+    if ((targets < 0) | (targets >= weight.shape[0])).any():
+        raise ValueError(f"a label is outside the vocabulary of {weight.shape[0]}")
+    logits = F.linear(hidden[kept], weight, bias)
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return logits, logits.gather(-1, targets[:, None])[:, 0], logits.logsumexp(-1)
+
+
+def linear_cross_entropy_reference(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    token_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    num_items: float | Tensor | None = None,
+    return_lse: bool = False,
+    chunk_tokens: int | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """As `linear_cross_entropy`, with all the logits of the kept tokens in memory at once.
+
+    `chunk_tokens` cannot change a result, so it is only checked. In float64 this is the truth that
+    errors are measured from; in lower precision it is what a model with a stock head computes:
+    logits in that precision, the loss from their float32 copy.
+    """
+    check_tensors(hidden, weight, labels, bias, token_weight)
+    check_softcap_and_chunk(softcap, chunk_tokens)
+    check_loss(reduction, label_smoothing, z_loss, num_items)
+
+    kept = kept_tokens(labels, ignore_index)
+    logits, label_logit, kept_lse = _kept_statistics(
+        hidden, weight, labels, bias, ignore_index, softcap
+    )
+    cross_entropy = (
+        kept_lse
+        - (1.0 - label_smoothing) * label_logit
+        - (label_smoothing * logits.mean(-1) if label_smoothing else 0.0)
+    )
+    kept_loss = cross_entropy + z_loss * kept_lse.square()
+    if token_weight is not None:
+        kept_loss = kept_loss * token_weight[kept].to(logits.dtype)
+
+    zeros = logits.new_zeros(labels.shape)
+    loss = zeros.masked_scatter(kept, kept_loss) if reduction == "none" else kept_loss.sum()
+    if reduction == "mean":
+        loss = loss / divisor_of_mean(kept, token_weight, num_items, logits.dtype)
+    return (loss, zeros.masked_scatter(kept, kept_lse)) if return_lse else loss
+
+
+def token_logprobs_reference(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    chunk_tokens: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `token_logprobs`: log-probability and logit of each label, and the log-sum-exp."""
+    check_tensors(hidden, weight, labels, bias)
+    check_softcap_and_chunk(softcap, chunk_tokens)
+    _, label_logit, lse = _kept_statistics(hidden, weight, labels, bias, ignore_index, softcap)
+    kept = kept_tokens(labels, ignore_index)
+    zeros = lse.new_zeros(labels.shape)
+    logprob, label_logit, lse = (
+        zeros.masked_scatter(kept, value) for value in (label_logit - lse, label_logit, lse)
+    )
+    return logprob, label_logit, lse

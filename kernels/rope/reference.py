@@ -1,0 +1,39 @@
+"""The specification of rotary position embedding (RoPE)."""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def angles(position_ids: Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotation angles in float64 radians, `(B|1, S, R/2)`.
+
+    The float64 product of position and frequency is exact to 2e-16 of its size: 1e-7 rad at
+    position `2^31 - 1`, 5e-12 at 131,071. Phase increments (int64) give the exact angle instead.
+    """
+    if inv_freq.dtype == torch.int64:
+        phase = position_ids[..., None].long() * inv_freq  # wraps at whole turns
+        return phase.double() * (2 * math.pi / 2**64)
+    return position_ids[..., None].double() * inv_freq.double()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs `(x_j, x_{j + R/2})` of the last dimension; dimensions from R on stay."""
+    half = cos.shape[-1]
+    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def rope_reference(
+    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Rotate queries and keys, in float64, rounded once to their dtype.
+
+    RoFormer (Su et al., 2021, arXiv:2104.09864, equation 34), with Llama's order of dimensions: the
+    partner of dimension `j` is `j + R/2`. See `lrk.kernels.rope.rope` for the arguments.
+    """
+    theta = rearrange(angles(position_ids, inv_freq), "b s j -> b 1 s j")
+    cos, sin = theta.cos() * attention_scaling, theta.sin() * attention_scaling
+    return rotate(q.double(), cos, sin).to(q.dtype), rotate(k.double(), cos, sin).to(k.dtype)

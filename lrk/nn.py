@@ -1,0 +1,116 @@
+"""Drop-in `torch.nn` modules over the operations."""
+
+import torch
+from torch import Tensor, nn
+
+from lrk.kernels.attention import attention
+from lrk.kernels.cross_entropy import linear_cross_entropy
+from lrk.kernels.rope import phase_increments, rope
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary position embedding (RoFormer, 2104.09864) at arbitrary positions.
+
+    Args:
+        inv_freq: (R/2,) frequencies in radians per position, float64 where they are known so, as
+            from `lrk.frequencies.rope_frequencies(config).inv_freq`; R is at most the head dim.
+        attention_scaling: factor of cosine and sine (YaRN, LongRoPE).
+    """
+
+    increments: Tensor
+
+    def __init__(self, inv_freq: Tensor, attention_scaling: float = 1.0) -> None:
+        super().__init__()
+        # Integers: moved with the module, but untouched by `module.to(torch.bfloat16)`.
+        self.register_buffer("increments", phase_increments(inv_freq), persistent=False)
+        self.attention_scaling = attention_scaling
+
+    def forward(self, q: Tensor, k: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """q (B, H, S, D), k (B, Hk, S, D), position_ids (B or 1, S): q and k rotated."""
+        return rope(q, k, position_ids, self.increments, self.attention_scaling)
+
+
+class Attention(nn.Module):
+    """Attention with explicit documents; the arguments are those of `lrk.kernels.attention`."""
+
+    def __init__(
+        self,
+        causal: bool = True,
+        window: int | None = None,
+        scale: float | None = None,
+        softcap: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.causal = causal
+        self.window = window
+        self.scale = scale
+        self.softcap = softcap
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens: Tensor | None = None,
+        cu_seqlens_k: Tensor | None = None,
+        window_position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """q (B, H, Sq, D), k and v (B, Hk, Sk, D): output (B, H, Sq, D)."""
+        return attention(
+            q,
+            k,
+            v,
+            causal=self.causal,
+            cu_seqlens=cu_seqlens,
+            cu_seqlens_k=cu_seqlens_k,
+            window=self.window,
+            window_position_ids=window_position_ids,
+            scale=self.scale,
+            softcap=self.softcap,
+        )
+
+
+class LinearCrossEntropyLoss(nn.Module):
+    """Cross-entropy of a linear layer's output, without that output in memory.
+
+    The arguments are those of `lrk.kernels.cross_entropy.linear_cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.softcap = softcap
+
+    def forward(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        bias: Tensor | None = None,
+        token_weight: Tensor | None = None,
+        num_items: int | Tensor | None = None,
+    ) -> torch.Tensor:
+        """hidden (..., H), weight (V, H), labels (...); a scalar unless reduction is `"none"`."""
+        return linear_cross_entropy(
+            hidden,
+            weight,
+            labels,
+            bias=bias,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            token_weight=token_weight,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            softcap=self.softcap,
+            num_items=num_items,
+        )
