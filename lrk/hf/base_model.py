@@ -1,0 +1,118 @@
+"""The checks that a patched model makes of positions, once per forward pass.
+
+transformers' own attention backends take a position that is not its neighbour plus one for the
+start of a packed document, and hide everything before it. The loss of such a run looks normal, and
+nothing long-range is trained. So skips are refused there, and lrk's backend in turn refuses
+positions that start again: its documents are explicit.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lrk.hf.attention import BACKEND, real_tokens
+
+
+class LrkBaseModel:
+    """Mixed in before a stock base model, which has this attribute."""
+
+    config: PretrainedConfig
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """As the stock forward, after `check_positions`."""
+        if position_ids is not None and not torch.compiler.is_compiling():
+            tokens = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+            if tokens is not None:
+                check_positions(
+                    position_ids,
+                    tuple(tokens.shape[:2]),
+                    self.config._attn_implementation,
+                    attention_mask,
+                    kwargs.get("cu_seq_lens_q"),
+                )
+        return super().forward(  # type: ignore[misc]
+            input_ids, attention_mask, position_ids, *args, **kwargs
+        )
+
+
+def check_positions(
+    position_ids: Tensor,
+    shape: tuple[int, int],
+    backend: str,
+    attention_mask: Tensor | None = None,
+    cu_seq_lens: Tensor | None = None,
+) -> None:
+    """Raise `ValueError` for positions that the attention backend would misunderstand.
+
+    Args:
+        position_ids: (B or 1, S) integers.
+        shape: (B, S) of the tokens.
+        backend: `config._attn_implementation`.
+        attention_mask: (B, at least S) padding mask, of which the last S columns are the tokens; or
+            what the backend made of it; or None.
+        cu_seq_lens: (N + 1,) boundaries of packed documents over the flattened tokens, or None.
+
+    Costs one synchronisation with the device.
+    """
+    batch, length = shape
+    if position_ids.ndim != 2 or position_ids.shape[0] not in (1, batch):
+        raise ValueError(
+            f"position_ids has shape {tuple(position_ids.shape)}; it must be ({batch}, {length}) "
+            f"or (1, {length})"
+        )
+    if position_ids.shape[1] != length:
+        raise ValueError(
+            f"position_ids has shape {tuple(position_ids.shape)} for {length} tokens a row"
+        )
+    if position_ids.is_floating_point():
+        raise ValueError(f"position_ids has dtype {position_ids.dtype}; it must be an integer type")
+    if length == 0:
+        return
+    steps = position_ids.diff(dim=1).expand(batch, -1)
+    inside = _inside_documents(shape, attention_mask, cu_seq_lens, position_ids.device)
+    negative = (position_ids < 0).any()
+    skips = ((steps > 1) & inside).any()
+    restarts = ((steps < 1) & inside).any()
+    negative, skips, restarts = torch.stack([negative, skips, restarts]).tolist()
+    if negative:
+        raise ValueError(f"position_ids has a negative entry, {int(position_ids.min())}")
+    if backend == BACKEND and restarts:
+        raise ValueError(
+            "position_ids start again inside a row: pass the boundaries of packed documents as "
+            "cu_seq_lens_q and cu_seq_lens_k, the lrk attention does not guess them from positions"
+        )
+    has_explicit_documents = backend.startswith("flash_attention") and cu_seq_lens is not None
+    if backend != BACKEND and skips and not has_explicit_documents:
+        raise ValueError(
+            f"position_ids skip, and the attention implementation {backend!r} takes every skip for "
+            "the start of another document, so that nothing long-range is learnt: use "
+            'lrk.patch(model, attention=True) or model.set_attn_implementation("lrk")'
+        )
+
+
+def _inside_documents(
+    shape: tuple[int, int],
+    attention_mask: Tensor | None,
+    cu_seq_lens: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """(B, S - 1) bool: whether a token and the next are of one document, and neither is padding."""
+    batch, length = shape
+    inside = torch.ones(batch, length - 1, dtype=torch.bool, device=device)
+    if attention_mask is not None:
+        real = real_tokens(attention_mask, shape)
+        inside = inside & real[:, 1:] & real[:, :-1]
+    if cu_seq_lens is not None:
+        starts = torch.zeros(batch * length + 1, dtype=torch.bool, device=device)
+        starts = starts.index_fill(0, cu_seq_lens.long().clamp(0, batch * length), True)
+        inside = inside & ~starts[:-1].view(batch, length)[:, 1:]
+    return inside

@@ -1,0 +1,87 @@
+"""RoPE in a transformers model: the embedding hands out positions, the attention rotates by them.
+
+transformers computes tables of cosines and sines once per forward pass, rounded to the dtype of the
+activations. Here `position_embeddings` carries the raw positions and frequencies instead, and the
+operation computes every angle exactly.
+"""
+
+import sys
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PretrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lrk.frequencies import rope_frequencies
+from lrk.kernels.rope import phase_increments, rope
+
+PositionEmbeddings = tuple[Tensor, Tensor, float]
+
+
+class LrkRotaryEmbedding:
+    """Mixed in before a stock rotary embedding, which has this attribute."""
+
+    config: PretrainedConfig
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> PositionEmbeddings:
+        """Positions, phase increments and scaling: the last three arguments of `rope`."""
+        return position_ids, self._increments_on(x.device), self._lrk_attention_scaling
+
+    def _increments_on(self, device: torch.device) -> Tensor:
+        """Made once from the config in float64; integers, so no cast of the model harms them."""
+        increments = self.__dict__.get("_lrk_increments")
+        if increments is None:
+            inv_freq, self._lrk_attention_scaling = rope_frequencies(self.config)
+            increments = phase_increments(inv_freq)
+        if increments.device != device:
+            increments = increments.to(device)
+        self.__dict__["_lrk_increments"] = increments
+        return increments
+
+
+class LrkAttention:
+    """Mixed in before a stock attention, which has these attributes."""
+
+    config: PretrainedConfig
+    layer_idx: int
+    head_dim: int
+    scaling: float
+    attention_dropout: float
+    training: bool
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    o_proj: nn.Module
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: PositionEmbeddings,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the stock forward, with `rope` on the raw positions."""
+        batch, length, _ = hidden_states.shape
+        query, key, value = (
+            projection(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query, key = rope(query, key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        # Each modeling file has its own eager attention, which is in no registry.
+        eager = sys.modules[type(self).__module__].eager_attention_forward
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=getattr(self.config, "sliding_window", None),
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(batch, length, -1).contiguous()), weights

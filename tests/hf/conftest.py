@@ -1,0 +1,72 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, MistralConfig, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding
+from transformers.models.mistral.modeling_mistral import (
+    MistralForCausalLM,
+    MistralRotaryEmbedding,
+)
+
+VOCABULARY = 61
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    # Large enough for attention that is far from uniform.
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, head_dim=8, sliding_window=None)),
+    "mistral with a window": lambda: MistralForCausalLM(
+        MistralConfig(**SHAPE, head_dim=8, sliding_window=7)
+    ),
+}
+
+
+@pytest.fixture(params=sorted(MODELS))
+def stock(request) -> PreTrainedModel:
+    """A tiny model of transformers with random weights, float32, in training mode."""
+    torch.manual_seed(0)
+    return MODELS[request.param]().train()
+
+
+@pytest.fixture
+def llama() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return MODELS["llama"]().train()
+
+
+@pytest.fixture
+def in_float64() -> Callable[[PreTrainedModel], PreTrainedModel]:
+    """A copy of a stock model that computes everything in float64, its rotary angles too."""
+
+    def convert(model: PreTrainedModel) -> PreTrainedModel:
+        exact = copy.deepcopy(model).double()
+        exact.model.rotary_emb = _Float64RotaryEmbedding(model.model.rotary_emb)
+        return exact
+
+    return convert
+
+
+class _Float64RotaryEmbedding(nn.Module):
+    def __init__(self, stock: LlamaRotaryEmbedding | MistralRotaryEmbedding) -> None:
+        super().__init__()
+        theta, dim = stock.config.rope_parameters["rope_theta"], 2 * len(stock.inv_freq)
+        self.inv_freq = theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+
+    def forward(self, x, position_ids):
+        angles = position_ids[..., None].double() * self.inv_freq
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()

@@ -1,0 +1,149 @@
+"""Positions that skip: transformers hides what is before a skip, lrk does not (and refuses to)."""
+
+import pytest
+import torch
+
+import lrk
+
+# Segments of four tokens at 0, 50 and 90; the second document starts at token 8 of row 1.
+SKIPPED = torch.tensor([[0, 1, 2, 3, 50, 51, 52, 53, 90, 91, 92, 93]])
+INPUT_IDS = torch.arange(2, 14)[None]
+
+
+def prepared(model, checkpointing):
+    model.train()
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    return model
+
+
+def logits_after_edit(model, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits before and after token 1 is replaced."""
+    edited = INPUT_IDS.clone()
+    edited[0, 1] = 40
+    before = model(INPUT_IDS, use_cache=False, **inputs).logits
+    return before[0], model(edited, use_cache=False, **inputs).logits[0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+def test_stock_transformers_hides_what_is_before_a_skip(llama, backend, checkpointing):
+    llama.set_attn_implementation(backend)
+    model = prepared(llama, checkpointing)
+    before, after = logits_after_edit(model, position_ids=SKIPPED)
+    assert not torch.equal(before[1:4], after[1:4])
+    assert torch.equal(before[4:], after[4:]), (
+        "transformers has mended the trap: say so in the docs"
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_lrk_sees_across_a_skip(llama, checkpointing):
+    model = prepared(lrk.patch(llama), checkpointing)
+    before, after = logits_after_edit(model, position_ids=SKIPPED)
+    assert torch.equal(before[0], after[0])
+    changed = (before - after).abs().amax(-1)
+    assert (changed[1:] > 1e-4).all()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_flow_across_a_skip(llama, checkpointing):
+    model = prepared(lrk.patch(llama), checkpointing)
+    embeddings = model.get_input_embeddings()(INPUT_IDS).detach().requires_grad_()
+    labels = torch.full_like(INPUT_IDS, -100)
+    labels[0, -1] = 5
+    model(
+        inputs_embeds=embeddings, labels=labels, position_ids=SKIPPED, use_cache=False
+    ).loss.backward()
+    assert (embeddings.grad[0, :11].abs().amax(-1) > 0).all()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_other_documents_stay_hidden(llama, checkpointing):
+    model = prepared(lrk.patch(llama), checkpointing)
+    boundaries = torch.tensor([0, 6, 12], dtype=torch.int32)
+    positions = torch.tensor([[0, 1, 2, 70, 71, 72, 0, 1, 40, 41, 42, 90]])
+    documents = {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
+    before, after = logits_after_edit(model, position_ids=positions, **documents)
+    assert ((before - after).abs().amax(-1)[1:6] > 1e-4).all()
+    assert torch.equal(before[6:], after[6:])
+
+
+def test_a_window_counts_positions():
+    torch.manual_seed(0)
+    from transformers import MistralConfig, MistralForCausalLM
+
+    config = MistralConfig(
+        vocab_size=61,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        initializer_range=0.2,
+        sliding_window=50,
+    )
+    model = lrk.patch(MistralForCausalLM(config))
+    before, after = logits_after_edit(model, position_ids=SKIPPED)
+    changed = (before - after).abs().amax(-1) > 0
+    # Token 1 is at position 1: within 50 positions are those at 1, 2, 3 and 50.
+    assert changed.tolist() == [False, True, True, True, True] + [False] * 7
+
+
+def test_refused_on_a_stock_backend(llama):
+    sentence = r"position_ids skip, and the attention implementation 'sdpa' takes every skip for"
+    lrk.patch(llama, attention=False)
+    with pytest.raises(ValueError, match=sentence):
+        llama(INPUT_IDS, position_ids=SKIPPED, labels=INPUT_IDS)
+    lrk.patch(llama)
+    llama(INPUT_IDS, position_ids=SKIPPED, labels=INPUT_IDS)
+    llama.set_attn_implementation("sdpa")
+    with pytest.raises(ValueError, match=sentence):
+        llama(INPUT_IDS, position_ids=SKIPPED, labels=INPUT_IDS)
+    llama(INPUT_IDS, labels=INPUT_IDS)
+    llama.set_attn_implementation("lrk")
+    llama(INPUT_IDS, position_ids=SKIPPED, labels=INPUT_IDS)
+
+
+def test_restarts_without_explicit_documents_are_refused(llama):
+    lrk.patch(llama)
+    positions = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]])
+    with pytest.raises(ValueError, match=r"position_ids start again inside a row: pass .* cu_seq"):
+        llama(INPUT_IDS, position_ids=positions)
+
+
+def test_padding_may_repeat_positions(llama):
+    lrk.patch(llama)
+    mask = torch.ones_like(INPUT_IDS)
+    mask[0, :3] = 0
+    positions = torch.tensor([[1, 1, 1, 0, 1, 2, 3, 50, 51, 52, 53, 54]])
+    llama(INPUT_IDS, position_ids=positions, attention_mask=mask)
+
+
+@pytest.mark.parametrize(
+    ("positions", "sentence"),
+    [
+        (torch.arange(12), r"position_ids has shape \(12,\); it must be \(1, 12\)"),
+        (torch.arange(11)[None], r"position_ids has shape \(1, 11\) for 12 tokens a row"),
+        (torch.arange(36).view(3, 12), r"position_ids has shape \(3, 12\); it must be \(1, 12\)"),
+        (torch.arange(-1, 11)[None], "position_ids has a negative entry, -1"),
+        (torch.arange(12.0)[None], "position_ids has dtype torch.float32"),
+    ],
+)
+def test_bad_positions_are_named(llama, positions, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        lrk.patch(llama)(INPUT_IDS, position_ids=positions)
+
+
+def test_padding_inside_a_row_and_padded_documents_are_refused(llama):
+    lrk.patch(llama)
+    mask = torch.ones_like(INPUT_IDS)
+    mask[0, 5] = 0
+    with pytest.raises(ValueError, match="attention_mask has zeros between the ones of row 0"):
+        llama(INPUT_IDS, attention_mask=mask)
+    mask[0, :6] = 0
+    boundaries = torch.tensor([0, 6, 12], dtype=torch.int32)
+    with pytest.raises(ValueError, match=r"attention_mask has padding and cu_seq_lens_q packs"):
+        llama(INPUT_IDS, attention_mask=mask, cu_seq_lens_q=boundaries, cu_seq_lens_k=boundaries)
+    with pytest.raises(ValueError, match=r"the lrk attention takes a .batch, length. padding mask"):
+        llama(INPUT_IDS, attention_mask=torch.ones(1, 1, 12, 12))
