@@ -1,0 +1,22 @@
+"""The way of the data: documents -> token ids -> segments -> samples -> batches."""
+
+from lrk.recipe.collate import Batch, Collator
+from lrk.recipe.documents import load_documents
+from lrk.recipe.placement import PlacedSamples, Placement
+from lrk.recipe.samples import Sample, Samples
+from lrk.recipe.segments import SentenceEnds, segment_lengths, sentence_ends
+from lrk.recipe.tokens import tokenize
+
+__all__ = [
+    "Batch",
+    "Collator",
+    "PlacedSamples",
+    "Placement",
+    "Sample",
+    "Samples",
+    "SentenceEnds",
+    "load_documents",
+    "segment_lengths",
+    "sentence_ends",
+    "tokenize",
+]

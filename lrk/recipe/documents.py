@@ -1,0 +1,116 @@
+"""Documents: the texts that samples are cut from, one row each in a column `text`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+HUB_PREFIX = "hub:"
+FEATURES = Features({"text": Value("string")})
+
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
+_COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
+_GLOB_CHARACTERS = frozenset("*?[")
+
+
+def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset:
+    """Read every source and join them in the given order.
+
+    A source is one of
+    - a file: `.jsonl`, `.json`, `.parquet` and `.arrow` hold one document a row, in `text_column`;
+      any other file is text in UTF-8 and is one document;
+    - a folder: all files below it whose path has no part that begins with a dot;
+    - a glob pattern such as `src/**/*.py`;
+    - `hub:OWNER/NAME`, `hub:OWNER/NAME/CONFIG`, `hub:OWNER/NAME:SPLIT` or both: a data set that
+      `datasets.load_dataset` downloads; the split is `train` unless given.
+
+    Returns:
+        A data set with the one column `text`.
+
+    Raises:
+        TypeError: for one string instead of a list.
+        ValueError: if there is no source, a source does not exist or matches no file, a file
+            cannot be read, or `text_column` is absent or does not hold text.
+    """
+    if isinstance(sources, str):
+        raise TypeError(f"sources is the string {sources!r}; it must be a list of strings")
+    if not sources:
+        raise ValueError("data is empty; it must name at least one file, folder, pattern or hub:")
+    return concatenate_datasets(
+        [part for source in sources for part in _load_source(source, text_column)]
+    )
+
+
+def _load_source(source: str, text_column: str) -> list[Dataset]:
+    if source.startswith(HUB_PREFIX):
+        return [_load_hub(source, text_column)]
+    files_of: dict[str, list[str]] = {}
+    for file in _matching_files(source):
+        files_of.setdefault(_builder(file), []).append(str(file))
+    return [_load_files(builder, files, text_column) for builder, files in files_of.items()]
+
+
+def _matching_files(source: str) -> list[Path]:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        root, pattern = path, "**/*"
+    elif _GLOB_CHARACTERS & set(source):
+        parts = path.parts
+        first = next(i for i, part in enumerate(parts) if _GLOB_CHARACTERS & set(part))
+        root, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
+    else:
+        raise ValueError(f"data source {source!r} does not exist")
+    files = sorted(
+        file
+        for file in root.glob(pattern)
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(root).parts)
+    )
+    if not files:
+        raise ValueError(f"data source {source!r} holds no file")
+    return files
+
+
+def _builder(file: Path) -> str:
+    """The `datasets` builder that reads the file, by its name without compression."""
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    if suffixes and suffixes[-1] in _COMPRESSIONS:
+        suffixes.pop()
+    return _BUILDERS.get(suffixes[-1] if suffixes else "", "text")
+
+
+def _load_files(builder: str, files: list[str], text_column: str) -> Dataset:
+    what = f"data file {files[0]!r}" if len(files) == 1 else f"one of {len(files)} {builder} files"
+    options = {"sample_by": "document"} if builder == "text" else {}
+    try:
+        loaded = load_dataset(builder, data_files=files, split="train", **options)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{what} cannot be read: {error.__cause__ or error}") from error
+    return _text_only(loaded, "text" if builder == "text" else text_column, what)
+
+
+def _load_hub(source: str, text_column: str) -> Dataset:
+    name, _, split = source.removeprefix(HUB_PREFIX).partition(":")
+    owner, _, rest = name.partition("/")
+    dataset, _, config = rest.partition("/")
+    if not (owner and dataset):
+        raise ValueError(f"data source {source!r} must read hub:OWNER/NAME[/CONFIG][:SPLIT]")
+    loaded = load_dataset(f"{owner}/{dataset}", config or None, split=split or "train")
+    return _text_only(loaded, text_column, f"data source {source!r}")
+
+
+def _text_only(loaded: Dataset | DatasetDict, text_column: str, what: str) -> Dataset:
+    if text_column not in loaded.column_names:
+        raise ValueError(
+            f"{what} has no column {text_column!r}; text_column must be one of "
+            f"{', '.join(loaded.column_names)}"
+        )
+    dtype = getattr(loaded.features[text_column], "dtype", None)
+    if dtype not in ("string", "large_string"):
+        raise ValueError(f"column {text_column!r} of {what} holds {dtype or 'lists'}, not text")
+    texts = loaded.select_columns([text_column])
+    if text_column != "text":
+        texts = texts.rename_column(text_column, "text")
+    return texts if texts.features == FEATURES else texts.cast(FEATURES)

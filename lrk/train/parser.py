@@ -1,0 +1,173 @@
+"""From a YAML file and a command line to arguments: command line beats file beats default.
+
+Values of the file go through the command line's parser as the strings that stand in the file, so a
+value means the same in both places: `1e-5`, which YAML takes for text, is a number.
+"""
+
+import json
+from argparse import SUPPRESS, Action, _ArgumentGroup
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
+
+from lrk.train.arguments import KERNELS, LrkTrainingArguments
+from lrk.train.nearest import did_you_mean
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+
+
+def parse(argv: Sequence[str]) -> LrkTrainingArguments:
+    """Arguments from `[CONFIG.yaml] [--KEY VALUE ...]`.
+
+    `-` and `_` are the same in a key; a mapping such as `kernels: {attention: false}` is
+    `--kernels.attention false`; an empty value or `null` in the file means the default.
+
+    Raises:
+        ValueError: in one sentence, for an unknown key (with the nearest known one), a value of
+            the wrong type, or a file that is no mapping.
+    """
+    parser = _Parser()
+    files = [word for word in argv if word.endswith((".yaml", ".yml")) and word[0] != "-"]
+    if len(files) > 1:
+        raise ValueError(
+            f"there are {len(files)} configuration files: {', '.join(files)}; give one"
+        )
+    words = [word for path in files for word in _words_of_file(Path(path), parser)]
+    words += [_underscored(word) for word in argv if word not in files]
+    namespace, rest = parser.parse_known_args(words)
+    if rest:
+        key = rest[0].partition("=")[0]
+        if not key.startswith("--"):
+            raise ValueError(f"{rest[0]!r} is neither a key nor the value of one")
+        raise ValueError(f"unknown key {key!r}{did_you_mean(key, parser.keys)}")
+    return LrkTrainingArguments(**_nested(vars(namespace), parser))
+
+
+class _Parser(HfArgumentParser):
+    """One option per argument; those not given are absent, so that the dataclass fills them in."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        hints = get_type_hints(LrkTrainingArguments)
+        self.lists = {item.name for item in fields(LrkTrainingArguments) if _is_list(hints, item)}
+        self.lists_or_text = {
+            name
+            for name in self.lists
+            if get_origin(hints[name]) is not list and str in get_args(hints[name])
+        }
+        self._groups: dict[str, _ArgumentGroup] = {}
+        super().__init__(
+            LrkTrainingArguments,  # type: ignore[arg-type]
+            prog="lrk-train",
+            usage="lrk-train [CONFIG.yaml] [--KEY VALUE ...]",
+            allow_abbrev=False,
+        )
+
+    def add_argument(self, *names: str, **options: Any) -> Action:  # type: ignore[override]
+        name = names[0].lstrip("-")
+        if name == "kernels":
+            for kernel in KERNELS:
+                help = f"run the lrk operation {kernel}"
+                action = self.add_argument(f"--kernels.{kernel}", type=string_to_bool, help=help)
+            return action
+        if not names[0].startswith("--"):
+            return super().add_argument(*names, **options)
+        self.keys.append(names[0])
+        if name in self.lists:
+            options["nargs"] = "+"
+        if options.get("type") is string_to_bool:
+            options |= {"nargs": "?", "const": True}
+        argument = name.removeprefix("no_").partition(".")[0]
+        ours = argument in LrkTrainingArguments.__annotations__
+        if ours and options.get("default") not in (None, []):
+            options["help"] += f" (default: {options['default']})"
+        options |= {"default": SUPPRESS, "required": False}
+        # The form with hyphens is not needed beside it: hyphens become underscores beforehand.
+        return self._group("lrk" if ours else "transformers").add_argument(names[0], **options)
+
+    def _group(self, owner: str) -> _ArgumentGroup:
+        if owner not in self._groups:
+            self._groups[owner] = self.add_argument_group(f"arguments of {owner}")
+        return self._groups[owner]
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _is_list(hints: dict[str, Any], item: Any) -> bool:
+    hint = hints[item.name]
+    return any(get_origin(part) is list for part in (hint, *get_args(hint)))
+
+
+def _underscored(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    key, equals, value = word.partition("=")
+    return "--" + key[2:].replace("-", "_") + equals + value
+
+
+def _words_of_file(path: Path, parser: _Parser) -> Iterator[str]:
+    for key, value in _read(path).items():
+        name = key.replace("-", "_")
+        if name == "kernels" and isinstance(value, dict):
+            pairs = {f"kernels.{kernel}": choice for kernel, choice in value.items()}
+        else:
+            pairs = {name: value}
+        for option, choice in pairs.items():
+            if f"--{option}" not in parser.keys:
+                raise ValueError(
+                    f"unknown key {option!r} in {path}"
+                    f"{did_you_mean(option, [known.lstrip('-') for known in parser.keys])}"
+                )
+            yield from _words(option, choice)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The file with every scalar as the text that it is written as."""
+    if not path.is_file():
+        raise ValueError(f"configuration file {str(path)!r} does not exist")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a mapping of keys to values")
+    return content
+
+
+def _words(option: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [f"--{option}={json.dumps(_typed(value))}"]
+    if isinstance(value, list):
+        return [f"--{option}", *value] if value else []
+    return [] if value in _NULLS else [f"--{option}={value}"]
+
+
+def _typed(value: Any) -> Any:
+    """Mappings are read as JSON by transformers, so their scalars need their types here."""
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_typed(item) for item in value]
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _nested(values: dict[str, Any], parser: _Parser) -> dict[str, Any]:
+    """Gather `kernels.*` into one mapping, and unwrap single texts where a list is optional."""
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        head, dot, kernel = name.partition(".")
+        if dot:
+            nested.setdefault(head, {})[kernel] = value
+        else:
+            alone = name in parser.lists_or_text and len(value) == 1
+            nested[name] = value[0] if alone else value
+    return nested

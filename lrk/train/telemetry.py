@@ -1,0 +1,107 @@
+"""What a run reports while it trains: speed, memory, `metrics.jsonl`, the progress bar."""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.training_args import TrainingArguments
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Largest memory so far: allocated tensors on a GPU, resident pages of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+class Throughput(TrainerCallback):
+    """Trained tokens per second of wall time, without evaluations and saves."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._seconds = 0.0
+        self._mark = time.perf_counter()
+
+    def read(self) -> float:
+        """Tokens per second since the last reading; NaN if no step has ended."""
+        rate = self.tokens / self._seconds if self._seconds else float("nan")
+        self.tokens, self._seconds = 0, 0.0
+        return rate
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.tokens, self._seconds = 0, 0.0
+        self._mark = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self._seconds += now - self._mark
+        self._mark = now
+
+    def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._mark = time.perf_counter()
+
+    def on_save(self, *args: Any, **kwargs: Any) -> None:
+        self._mark = time.perf_counter()
+
+
+class MetricsFile(TrainerCallback):
+    """Appends everything that is logged to a JSON-lines file, one object a step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Drop what a killed run had logged after the checkpoint that is resumed from."""
+        if state.is_world_process_zero and self.path.exists():
+            kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics file; a last line that a kill cut short is left out."""
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' bar, with the last training log on it instead of a line for each."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "tokens_per_second" not in logs:
+            super().on_log(args, state, control, logs=logs, **kwargs)
+        elif self.training_bar is not None:
+            self.training_bar.set_postfix_str(
+                f"loss {logs['loss']:.4f}, {logs['tokens_per_second']:,.0f} tokens/s, "
+                f"peak {logs['peak_memory_gib']:.1f} GiB"
+            )

@@ -1,0 +1,115 @@
+"""The trainer: that of transformers, fed with samples whose positions are drawn as it goes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+)
+from transformers.training_args import TrainingArguments
+
+from lrk.recipe import Collator, PlacedSamples, Placement, Samples
+from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.run_folder import METRICS_FILE
+from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memory_gib
+
+
+class LrkTrainer(Trainer):
+    """`transformers.Trainer` on `Samples`.
+
+    Args:
+        model: patched by `lrk.patch`, unless `arguments.position_method` is contiguous.
+        tokenizer: saved with each checkpoint.
+        samples: to train on; positions follow from (`arguments.seed`, epoch, index).
+        arguments: of the run.
+        evaluation: samples to evaluate on at each of `arguments.eval_lengths`, under the names
+            `eval_LENGTH_loss`.
+
+    `callbacks` beside the trainer's own can be added with `add_callback`.
+    """
+
+    args: LrkTrainingArguments
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        samples: Samples,
+        arguments: LrkTrainingArguments,
+        evaluation: Samples | None = None,
+    ) -> None:
+        collator = Collator(training_placement(arguments))
+        self.throughput = Throughput()
+        metrics = Path(arguments.output_dir or "") / METRICS_FILE
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=collator,  # type: ignore[arg-type]
+            train_dataset=samples,
+            eval_dataset=None if evaluation is None else _at_lengths(evaluation, arguments),
+            processing_class=tokenizer,
+            callbacks=[_EpochOfPositions(collator), self.throughput, MetricsFile(metrics)],
+        )
+        if not arguments.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(ProgressBar)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        self.throughput.tokens += inputs["input_ids"].numel() * self.args.world_size
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["tokens_per_second"] = self.throughput.read()
+            logs["peak_memory_gib"] = peak_memory_gib(self.args.device)
+        super().log(logs, start_time)
+
+
+def training_placement(arguments: LrkTrainingArguments) -> Placement:
+    """How the samples of a run are laid out."""
+    return Placement(
+        target_length=arguments.target_length,
+        method=arguments.position_method,
+        contiguous_share=arguments.contiguous_share,
+        seed=arguments.seed,
+    )
+
+
+def _at_lengths(evaluation: Samples, arguments: LrkTrainingArguments) -> dict[str, PlacedSamples]:
+    return {
+        str(length): PlacedSamples(
+            evaluation,
+            Placement(length, arguments.eval_position_method, seed=arguments.seed),
+        )
+        for length in arguments.eval_lengths or []
+    }
+
+
+class _EpochOfPositions(TrainerCallback):
+    """Tells the collator which epoch begins.
+
+    A run that is resumed inside an epoch begins with a fraction, and rounding would be off by one
+    in its second half: the floor it is.
+    """
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._collator.set_epoch(math.floor(state.epoch or 0))

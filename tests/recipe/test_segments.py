@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from lrk.recipe.segments import clip_segments, segment_lengths, sentence_ends
+
+
+def sentences(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    lengths = segment_lengths(ids, sentence_ends(tokenizer))
+    assert lengths.sum() == len(ids)
+    assert (lengths > 0).all()
+    ends = np.cumsum(lengths)
+    return [
+        tokenizer.decode(ids[end - length : end], clean_up_tokenization_spaces=False)
+        for length, end in zip(lengths, ends, strict=True)
+    ]
+
+
+def test_sentences_and_lines_of_english_and_code(byte_tokenizer, english):
+    assert sentences(byte_tokenizer, english) == [
+        "The pass is closed.",
+        " Nobody crossed it in winter!",
+        " Who would?",
+        " It costs 3.14 crowns, says\n",
+        "os.path.join.",
+        ' "Go home."',
+        " he said.",
+        " (They went.)",
+        " The end.\n\n",
+        "A new chapter begins here.\n",
+    ]
+
+
+def test_a_line_of_code_keeps_its_indentation_but_starts_no_segment_inside_names(byte_tokenizer):
+    text = "import os.path\n\n\ndef f(x):\n    return x.y\n"
+    assert "".join(sentences(byte_tokenizer, text)) == text
+    assert sentences(byte_tokenizer, text)[0].strip() == "import os.path"
+    assert all(part.strip() for part in sentences(byte_tokenizer, text))
+
+
+def test_chinese_needs_no_space(byte_tokenizer, chinese):
+    assert sentences(byte_tokenizer, chinese) == ["山口关闭了。", "冬天没有人走过！", "谁会呢？"]
+
+
+def test_spaces_survive_a_tokenizer_that_drops_the_first(space_tokenizer):
+    ends = sentence_ends(space_tokenizer)
+    vocabulary = space_tokenizer.get_vocab()
+    spaced = [token for text, token in vocabulary.items() if text.startswith("▁")]
+    assert spaced
+    assert ends.opens_with_space[spaced].all()
+    assert sentences(space_tokenizer, "The pass is closed. Nobody crossed it.")[0].strip() == (
+        "The pass is closed."
+    )
+
+
+def test_the_vocabulary_is_decoded_once(byte_tokenizer, monkeypatch):
+    first = sentence_ends(byte_tokenizer)
+    monkeypatch.setattr(type(byte_tokenizer), "batch_decode", None)
+    assert sentence_ends(byte_tokenizer) is first
+
+
+def test_a_vocabulary_without_sentence_ends_is_refused():
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(ValueError, match=r"no token of the tokenizer .* ends a sentence"):
+        sentence_ends(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+
+
+def test_no_tokens_have_no_segments(byte_tokenizer):
+    assert len(segment_lengths([], sentence_ends(byte_tokenizer))) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clipped_segments_are_those_of_the_piece(seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 9, size=rng.integers(1, 12))
+    total = int(lengths.sum())
+    start = int(rng.integers(0, total))
+    length = int(rng.integers(1, total - start + 1))
+    owner = np.repeat(np.arange(len(lengths)), lengths)[start : start + length]
+    expected = np.unique(owner, return_counts=True)[1]
+    np.testing.assert_array_equal(clip_segments(lengths, start, length), expected)

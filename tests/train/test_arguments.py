@@ -1,0 +1,110 @@
+import pytest
+import torch
+import yaml
+
+from lrk.train import parse
+
+
+def test_what_depends_on_other_arguments(arguments):
+    made = arguments(target_length=1000, train_length=None)
+    assert made.train_length == 300
+    assert made.eval_lengths == [300, 1000]
+    assert arguments(target_length=32).eval_lengths == [32]
+    assert arguments(kernels={"rope": False}).kernels == {
+        "rope": False,
+        "attention": True,
+        "cross_entropy": True,
+    }
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without a GPU")
+def test_bf16_is_used_where_the_processor_has_it(arguments, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert arguments(bf16=None).bf16 is True
+    assert arguments(bf16=None).mixed_precision == "bf16"
+    assert arguments(bf16=False).bf16 is False
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    assert arguments(bf16=None).bf16 is False
+    assert arguments(bf16=True).bf16 is True
+
+
+def test_every_flag_of_transformers_keeps_its_name(arguments):
+    made = arguments(activation_checkpointing=True, lr_scheduler_type="constant", seed=7)
+    assert made.activation_checkpointing
+    assert made.lr_scheduler_type == "constant"
+    assert made.seed == 7
+
+
+def test_the_resolved_configuration_reads_back_to_the_same_arguments(arguments, tmp_path):
+    made = arguments(
+        kernels={"rope": False},
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": 1e-6},
+        learning_rate=3e-5,
+        report_to=["tensorboard"],
+        eval_lengths=[64, 128],
+        lora_targets=["q_proj", "v_proj"],
+        overwrite_output_dir=True,
+        tf32=None,
+    )
+    (tmp_path / "config.yaml").write_text(made.to_yaml())
+    again = parse([str(tmp_path / "config.yaml")])
+    assert made.to_dict() | {"overwrite_output_dir": False} == again.to_dict()
+    assert again.to_yaml() == made.to_yaml()
+
+
+def test_the_resolved_configuration_follows_later_changes(arguments):
+    made = arguments()
+    made.weight_decay = 0.1
+    values = yaml.safe_load(made.to_yaml())
+    assert values["weight_decay"] == 0.1
+    assert "adam_beta1" not in values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"output_dir": None}, "output_dir is missing"),
+        ({"train_length": 1}, "train_length is 1; it must be at least 2"),
+        ({"target_length": 16}, "target_length is 16, shorter than train_length 32"),
+        (
+            {"position_method": "longrecip"},
+            "position_method 'longrecip' is unknown; it must be one of contiguous, longrecipe, "
+            "pose, randpos; did you mean 'longrecipe'",
+        ),
+        ({"eval_position_method": "posse"}, "eval_position_method 'posse' .* did you mean 'pose'"),
+        ({"contiguous_share": 1.5}, "contiguous_share is 1.5; it must be between 0 and 1"),
+        ({"dtype": "float23"}, "dtype 'float23' is unknown; .* did you mean 'float32'"),
+        ({"kernels": {"atention": True}}, "kernels 'atention' .* did you mean 'attention'"),
+        (
+            {"kernels": {"attention": False}},
+            "kernels.attention is false with position_method 'longrecipe'.* use position_method "
+            "'contiguous'",
+        ),
+        (
+            {
+                "kernels": {"attention": False},
+                "position_method": "contiguous",
+                "eval_lengths": [256],
+            },
+            r"kernels.attention is false with eval_lengths \[256\]",
+        ),
+        ({"eval_lengths": [16]}, r"eval_lengths is \[16\]; each must be at least train_length 32"),
+        ({"lora_rank": -1}, "lora_rank is -1"),
+        ({"lora_dropout": 2.0}, "lora_dropout is 2.0"),
+        ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be positive"),
+        ({"remove_unused_columns": True}, "remove_unused_columns must be false"),
+        ({"use_liger_kernel": True}, "use_liger_kernel must be false"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1; it must be 0"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches must not be true"),
+        (
+            {"resume_from_checkpoint": "true", "overwrite_output_dir": True},
+            "resume_from_checkpoint and overwrite_output_dir exclude each other",
+        ),
+    ],
+    ids=str,
+)
+def test_values_that_no_run_can_have(arguments, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        arguments(**changes)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import pytest
+
+from lrk.train import parse
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+BASE = "output_dir: run\n"
+
+
+def test_command_line_beats_file_beats_default(config):
+    path = config(BASE + "learning_rate: 2e-4\nseed: 5\n")
+    made = parse([path, "--learning_rate", "1e-5"])
+    assert (made.learning_rate, made.seed, made.weight_decay) == (1e-5, 5, 0.0)
+
+
+def test_a_file_may_come_after_a_flag(config):
+    made = parse(["--dry_run", config(BASE)])
+    assert made.dry_run is True
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("learning_rate: 1e-5", "learning_rate", 1e-5),
+        ("learning-rate: 1E-5", "learning_rate", 1e-5),
+        ("max_steps: 7", "max_steps", 7),
+        ("max_steps: -1", "max_steps", -1),
+        ("max_steps: null", "max_steps", -1),
+        ("max_steps:", "max_steps", -1),
+        ("activation_checkpointing: true", "activation_checkpointing", True),
+        ("activation_checkpointing: no", "activation_checkpointing", False),
+        ("pack: false", "pack", False),
+        ("data: [a.txt, b.txt]", "data", ["a.txt", "b.txt"]),
+        ("data: a.txt", "data", ["a.txt"]),
+        ("data: []", "data", []),
+        ("eval_lengths: [50000, 131072]", "eval_lengths", [50000, 131072]),
+        ("report_to: tensorboard", "report_to", ["tensorboard"]),
+        ("report_to: [tensorboard, wandb]", "report_to", ["tensorboard", "wandb"]),
+        ("lora_targets: all-linear", "lora_targets", "all-linear"),
+        ("lora_targets: [q_proj, v_proj]", "lora_targets", ["q_proj", "v_proj"]),
+        ("run_name: 007", "run_name", "007"),
+        ("run_name: 'a: b'", "run_name", "a: b"),
+        ("lr_scheduler_kwargs: {min_lr: 1e-6}", "lr_scheduler_kwargs", {"min_lr": 1e-6}),
+        (
+            "activation_checkpointing_kwargs: {use_reentrant: false}",
+            "activation_checkpointing_kwargs",
+            {"use_reentrant": False},
+        ),
+    ],
+)
+def test_values_of_the_file(config, line, name, value):
+    assert getattr(parse([config(BASE + line + "\n")]), name) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["--learning-rate", "1e-5"], "learning_rate", 1e-5),
+        (["--learning-rate=1e-5"], "learning_rate", 1e-5),
+        (["--per-device_train-batch_size", "3"], "per_device_train_batch_size", 3),
+        (["--data", "a", "b"], "data", ["a", "b"]),
+        (["--bf16"], "bf16", True),
+        (["--bf16", "false"], "bf16", False),
+        (["--no_pack"], "pack", False),
+        (["--no-pack"], "pack", False),
+        (["--output-dir", "with-hyphen"], "output_dir", "with-hyphen"),
+    ],
+    ids=str,
+)
+def test_values_of_the_command_line(words, name, value):
+    assert getattr(parse(["--output_dir", "run", "--use_cpu", *words]), name) == value
+
+
+def test_kernels_are_a_mapping_in_both_places(config):
+    path = config(BASE + "position_method: contiguous\nkernels: {attention: false, rope: false}\n")
+    assert parse([path]).kernels == {"rope": False, "attention": False, "cross_entropy": True}
+    made = parse([path, "--kernels.rope", "true", "--kernels.cross-entropy=false"])
+    assert made.kernels == {"rope": True, "attention": False, "cross_entropy": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("learnig_rate: 1\n", [], r"unknown key 'learnig_rate' in .*did you mean 'learning_rate'"),
+        ("kernels: {rop: true}\n", [], "unknown key 'kernels.rop' .*did you mean 'kernels.rope'"),
+        ("zzzz: 1\n", [], r"unknown key 'zzzz' in .*config\.yaml$"),
+        ("", ["--learnig-rate", "1"], "unknown key '--learnig_rate'; did you mean '--learning_rat"),
+        ("", ["--learning", "1"], "unknown key '--learning'"),
+        ("", ["stray"], "'stray' is neither a key nor the value of one"),
+        ("learning_rate: fast\n", [], "argument --learning_rate: invalid float value: 'fast'"),
+        ("max_steps: [1, 2]\n", [], "'2' is neither a key nor the value of one"),
+        ("pack: perhaps\n", [], "argument --pack: Truthy value expected"),
+        ("lr_scheduler_type: flat\n", [], "argument --lr_scheduler_type: invalid choice: 'flat'"),
+        ("", ["other.yaml"], "there are 2 configuration files"),
+        ("a: [1\n", [], r"config\.yaml is not YAML: .* line"),
+    ],
+)
+def test_bad_files_and_command_lines(config, text, words, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse([config(BASE + text), *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_mapping(config):
+    with pytest.raises(ValueError, match="must be a mapping"):
+        parse([config("- a\n- b\n")])
+
+
+def test_a_file_that_is_absent():
+    with pytest.raises(ValueError, match=r"configuration file 'absent.yaml' does not exist"):
+        parse(["absent.yaml"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_the_configurations_that_users_start_from(path):
+    parse([str(path), "--use_cpu"])
+
+
+def test_help_names_every_argument(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "--learning_rate" in text
+    assert text.index("arguments of lrk") < text.index("--contiguous_share")

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import pytest
+
+from lrk.train import run_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run with two whole checkpoints and one whose writing was cut short."""
+    folder = tmp_path / "run"
+    for step in (2, 10, 11):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        if step != 11:
+            (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("")
+    (folder / "config.yaml").write_text("")
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+def test_an_empty_or_absent_folder_is_a_new_run(arguments, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert run_folder.check(arguments(output_dir=str(tmp_path / "empty"))) is None
+    assert run_folder.check(arguments(output_dir=str(tmp_path / "absent"))) is None
+
+
+def test_another_run_is_not_overwritten(arguments, folder):
+    with pytest.raises(ValueError, match=r"holds another run \(config.yaml\): choose another"):
+        run_folder.check(arguments(output_dir=str(folder)))
+
+
+def test_resuming_takes_the_newest_whole_checkpoint(arguments, folder):
+    made = arguments(output_dir=str(folder), resume_from_checkpoint="true")
+    assert run_folder.check(made) == str(folder / "checkpoint-10")
+    made = arguments(output_dir=str(folder), resume_from_checkpoint=str(folder / "checkpoint-2"))
+    assert run_folder.check(made) == str(folder / "checkpoint-2")
+
+
+def test_overwriting_deletes_the_run_and_nothing_else(arguments, folder):
+    made = arguments(output_dir=str(folder), overwrite_output_dir=True)
+    assert run_folder.check(made) is None
+    run_folder.clear(made)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_without_the_flag_nothing_is_deleted(arguments, folder):
+    run_folder.clear(arguments(output_dir=str(folder)))
+    assert (folder / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("true", "holds no whole checkpoint to resume from"),
+        ("elsewhere/checkpoint-1", "'elsewhere/checkpoint-1' is not a whole checkpoint"),
+    ],
+)
+def test_nothing_to_resume_from(arguments, tmp_path, choice, message):
+    made = arguments(output_dir=str(tmp_path / "new"), resume_from_checkpoint=choice)
+    with pytest.raises(ValueError, match=message):
+        run_folder.check(made)
+
+
+def test_a_checkpoint_of_one_run_does_not_go_into_the_folder_of_another(
+    arguments, folder, tmp_path
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text("")
+    made = arguments(output_dir=str(other), resume_from_checkpoint=str(folder / "checkpoint-2"))
+    with pytest.raises(ValueError, match="holds another run"):
+        run_folder.check(made)
+
+
+def test_a_file_is_no_folder(arguments, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="is a file"):
+        run_folder.check(arguments(output_dir=str(tmp_path / "file")))

@@ -1,0 +1,204 @@
+"""Whole runs of a tiny model, from the files to the saved folder."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+import lrk
+from lrk.positions import scaled_rope_theta
+from lrk.recipe import Samples
+from lrk.train import LrkTrainer, build_trainer, run, train
+from lrk.train.session import set_up
+from lrk.train.telemetry import read_metrics
+
+STOCK = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = (c.from_pretrained(sys.argv[1]) for c in (AutoModelForCausalLM, AutoTokenizer))
+prompt = tokenizer("The pass", return_tensors="pt")
+ids = model.generate(**prompt, max_new_tokens=4, min_new_tokens=4)
+assert not any(name.partition(".")[0] == "lrk" for name in sys.modules)
+print(type(model).__name__, model.config.architectures, model.config.max_position_embeddings,
+      model.config.use_cache, tokenizer.model_max_length, ids.shape[1])
+"""
+
+
+def weights(trainer: LrkTrainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+def test_a_run_leaves_a_stock_model_and_its_records(arguments, corpus):
+    made = arguments(max_steps=20, eval_data=[str(corpus / "held_out")])
+    trainer = train(made)
+    folder = Path(made.output_dir)
+
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("LlamaForCausalLM ['LlamaForCausalLM'] 256 True 256 ")
+
+    config = json.loads((folder / "config.json").read_text())
+    assert config["rope_parameters"]["rope_theta"] == scaled_rope_theta(10_000.0, 64, 256, 8)
+    assert (folder / "loss.png").stat().st_size > 0
+    assert (folder / "config.yaml").read_text() == made.to_yaml()
+
+    rows = read_metrics(folder / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0] - 0.5
+    assert all(row["tokens_per_second"] > 0 for row in rows if "loss" in row)
+    assert all(row["peak_memory_gib"] > 0 for row in rows if "loss" in row)
+    assert any("eval_32_loss" in row for row in rows)
+    assert any("eval_256_loss" in row for row in rows)
+
+    saved = AutoModelForCausalLM.from_pretrained(folder)
+    assert_same_weights(dict(saved.state_dict()), weights(trainer))
+
+
+@pytest.mark.parametrize(("stop", "lora_rank"), [(2, 0), (3, 0), (4, 0), (2, 4)])
+def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path, stop, lora_rank):
+    """3 steps an epoch: the checkpoints lie inside the first epoch, at its end, in the second."""
+    options = {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": stop,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "lora_rank": lora_rank,
+        "lora_dropout": 0.1,
+    }
+    straight = train(arguments(**options, output_dir=str(tmp_path / "straight")))
+    checkpoint = tmp_path / "straight" / f"checkpoint-{stop}"
+    shutil.copytree(checkpoint, tmp_path / "resumed" / checkpoint.name)
+    shutil.copy(tmp_path / "straight" / "metrics.jsonl", tmp_path / "resumed")
+    resumed = train(
+        arguments(
+            **options,
+            output_dir=str(tmp_path / "resumed"),
+            resume_from_checkpoint="true",
+            dataloader_num_workers=1,
+        )
+    )
+    assert_same_weights(weights(straight), weights(resumed))
+    rows = [row for row in read_metrics(tmp_path / "resumed" / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_workers_do_not_change_a_run(arguments, tmp_path):
+    """8 steps reach into the second epoch, which the persistent workers live to see."""
+
+    def final(name: str, **changes) -> dict[str, torch.Tensor]:
+        made = arguments(
+            max_steps=8,
+            per_device_train_batch_size=4,
+            output_dir=str(tmp_path / name),
+            **changes,
+        )
+        return weights(train(made))
+
+    alone = final("alone")
+    assert_same_weights(
+        alone, final("two", dataloader_num_workers=2, dataloader_persistent_workers=True)
+    )
+    other_seed = final("seed", data_seed=42, seed=43)
+    assert any(not torch.equal(alone[name], other_seed[name]) for name in alone)
+
+
+def test_lora_is_merged_and_its_adapter_kept(arguments, model_folder):
+    made = arguments(lora_rank=4, activation_checkpointing=True, max_steps=4)
+    trainer = train(made)
+    folder = Path(made.output_dir)
+    merged = AutoModelForCausalLM.from_pretrained(folder)
+    base = LlamaForCausalLM.from_pretrained(model_folder, config=merged.config)
+    tokens = torch.arange(12)[None]
+    assert not torch.equal(merged(tokens).logits, base(tokens).logits)
+    assert torch.equal(merged.model.embed_tokens.weight, base.model.embed_tokens.weight)
+    with_adapter = PeftModel.from_pretrained(base, folder / "adapter")
+    torch.testing.assert_close(with_adapter(tokens).logits, merged(tokens).logits)
+    assert not isinstance(trainer.model, PeftModel)
+
+
+def test_a_control_runs_on_stock_attention(arguments):
+    made = arguments(
+        position_method="contiguous",
+        kernels={"rope": False, "attention": False, "cross_entropy": False},
+    )
+    trainer = train(made)
+    assert type(trainer.model.model).__mro__[0].__module__.startswith("transformers")
+    assert trainer.state.global_step == 2
+
+
+def test_a_packed_batch_is_its_documents_one_by_one(arguments, model_folder):
+    """Loss of packed documents on contiguous positions = stock transformers, document by document.
+
+    Trains nothing: it is about what the trainer feeds to the model.
+    """
+    trainer = set_up(arguments(position_method="contiguous", target_length=64))
+    samples = trainer.train_dataset
+    packed = [sample for sample in samples if len(sample["segment_lengths"]) > 1]
+    batch = trainer.data_collator(packed)
+    documents = batch["cu_seq_lens_q"].tolist()
+    assert len(documents) > len(packed) + 1
+
+    stock = LlamaForCausalLM.from_pretrained(model_folder)
+    tokens = batch["input_ids"].flatten()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for start, end in itertools.pairwise(documents):
+            document = tokens[None, start:end]
+            if end - start > 1:
+                total += float(stock(document, labels=document).loss) * (end - start - 1)
+            count += end - start - 1
+        loss = float(trainer.model(**batch).loss)
+    assert count == int((batch["labels"] != -100).sum())
+    assert loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_skipped_positions_are_one_document_and_packed_ones_are_apart(arguments):
+    trainer = set_up(arguments(contiguous_share=0.0))
+    trainer.model.eval()
+    sample = next(s for s in trainer.train_dataset if len(s["segment_lengths"]) == 2)
+    batch = trainer.data_collator([sample])
+    batch.pop("labels")
+    boundary = int(batch["cu_seq_lens_q"][1])
+    assert int(batch["position_ids"][0, boundary - 1]) > boundary, "the first document must skip"
+    edited = {**batch, "input_ids": batch["input_ids"].clone()}
+    edited["input_ids"][0, 0] += 1
+    with torch.no_grad():
+        change = (trainer.model(**batch).logits - trainer.model(**edited).logits).abs()[0].amax(-1)
+    assert (change[:boundary] > 0).all()
+    assert (change[boundary:] == 0).all()
+
+
+def test_ready_parts_can_be_trained(arguments, tokenizer, model_folder):
+    """The way the demo goes: model, tokenizer and documents are made by the caller."""
+    from datasets import Dataset
+
+    from lrk.recipe import tokenize
+
+    documents = Dataset.from_dict({"text": ["The pass was closed. Nobody crossed it. " * 30]})
+    samples = Samples(tokenize(documents, tokenizer), 32)
+    model = LlamaForCausalLM.from_pretrained(model_folder)
+    made = arguments(model_name_or_path=None, data=[])
+    trainer = run(build_trainer(model, tokenizer, samples, made))
+    assert trainer.model is model
+    assert model.config.max_position_embeddings == 256
+    lrk.unpatch(model)
+    assert type(model) is LlamaForCausalLM
+    with pytest.raises(ValueError, match="holds another run"):
+        build_trainer(model, tokenizer, samples, made)
