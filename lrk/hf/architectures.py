@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-CLASS_PREFIXES = {"llama": "Llama", "mistral": "Mistral"}
+CLASS_PREFIXES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
 SUPPORTED = tuple(sorted(CLASS_PREFIXES))
 
 

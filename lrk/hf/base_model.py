@@ -23,7 +23,7 @@ class LrkBaseModel:
     def forward(
         self,
         input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
         *args: Any,
         **kwargs: Any,
@@ -32,11 +32,15 @@ class LrkBaseModel:
         if position_ids is not None and not torch.compiler.is_compiling():
             tokens = kwargs.get("inputs_embeds") if input_ids is None else input_ids
             if tokens is not None:
+                # `generate` prepares one mask for each type of layer; padding is the same in all.
+                mask = attention_mask
+                if isinstance(mask, dict):
+                    mask = next(iter(mask.values()))
                 check_positions(
                     position_ids,
                     tuple(tokens.shape[:2]),
                     self.config._attn_implementation,
-                    attention_mask,
+                    mask,
                     kwargs.get("cu_seq_lens_q"),
                 )
         return super().forward(  # type: ignore[misc]

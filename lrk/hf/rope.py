@@ -81,7 +81,13 @@ class LrkAttention:
             attention_mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
-            sliding_window=getattr(self.config, "sliding_window", None),
+            sliding_window=self._window(),
             **kwargs,
         )
         return self.o_proj(output.reshape(batch, length, -1).contiguous()), weights
+
+    def _window(self) -> int | None:
+        """Qwen2 has a window in some layers and says so there, Mistral in all, Llama in none."""
+        if hasattr(self, "sliding_window"):
+            return self.sliding_window
+        return getattr(self.config, "sliding_window", None)

@@ -4,12 +4,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, MistralConfig, PreTrainedModel
+from transformers import LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding
 from transformers.models.mistral.modeling_mistral import (
     MistralForCausalLM,
     MistralRotaryEmbedding,
 )
+from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
 
 VOCABULARY = 61
 SHAPE = {
@@ -31,6 +32,10 @@ MODELS = {
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, head_dim=8, sliding_window=None)),
     "mistral with a window": lambda: MistralForCausalLM(
         MistralConfig(**SHAPE, head_dim=8, sliding_window=7)
+    ),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+    "qwen2 with windows in some layers": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1)
     ),
 }
 
