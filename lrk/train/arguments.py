@@ -122,6 +122,7 @@ class LrkTrainingArguments(transformers.TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        # transformers rewrites values in its __post_init__: note first what was given.
         self._given = {item.name for item in fields(self) if _differs(self, item)}
         self._resolve()
         self._check()
@@ -132,7 +133,7 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"one process sees {self.n_gpu} GPUs, over which packed documents cannot be "
                 f"split: start one process a GPU, torchrun --nproc_per_node {self.n_gpu}"
             )
-        if self.accelerator_config.dispatch_batches:
+        if getattr(self.accelerator_config, "dispatch_batches", False):
             raise ValueError(
                 "accelerator_config.dispatch_batches must not be true: it slices batches by row, "
                 "and the boundaries of packed documents have no rows"

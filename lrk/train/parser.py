@@ -82,6 +82,8 @@ class _Parser(HfArgumentParser):
             options["nargs"] = "+"
         if options.get("type") is string_to_bool:
             options |= {"nargs": "?", "const": True}
+        if name == "resume_from_checkpoint":
+            options |= {"nargs": "?", "const": "true"}
         argument = name.removeprefix("no_").partition(".")[0]
         ours = argument in LrkTrainingArguments.__annotations__
         if ours and options.get("default") not in (None, []):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -48,7 +49,11 @@ def load_tokenizer(
 
 def load_model(arguments: LrkTrainingArguments) -> PreTrainedModel:
     """The pretrained weights in `arguments.dtype`."""
-    return _load(AutoModelForCausalLM, arguments, dtype=arguments.dtype)
+    options: dict[str, Any] = {"dtype": arguments.dtype}
+    # Releases of transformers that can keep GGUF weights packed would refuse to train or save them.
+    if arguments.gguf_file and hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return _load(AutoModelForCausalLM, arguments, **options)
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

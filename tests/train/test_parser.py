@@ -75,6 +75,12 @@ def test_values_of_the_file(config, line, name, value):
         (["--bf16"], "bf16", True),
         (["--bf16", "false"], "bf16", False),
         (["--no_pack"], "pack", False),
+        (["--resume_from_checkpoint"], "resume_from_checkpoint", "true"),
+        (
+            ["--resume_from_checkpoint", "a/checkpoint-1"],
+            "resume_from_checkpoint",
+            "a/checkpoint-1",
+        ),
         (["--no-pack"], "pack", False),
         (["--output-dir", "with-hyphen"], "output_dir", "with-hyphen"),
     ],

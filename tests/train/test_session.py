@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import lrk
 from lrk.positions import scaled_rope_theta
-from lrk.recipe import Samples
+from lrk.recipe import Placement, Samples
 from lrk.train import LrkTrainer, build_trainer, run, train
 from lrk.train.session import set_up
 from lrk.train.telemetry import read_metrics
@@ -99,6 +99,21 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path, stop, lor
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
 
+def test_every_sample_is_placed_anew_in_every_epoch(arguments, monkeypatch):
+    drawn = []
+    draw = Placement.position_ids
+
+    def recorded(self, sample, epoch=0):
+        drawn.append((epoch, sample["index"]))
+        return draw(self, sample, epoch)
+
+    monkeypatch.setattr(Placement, "position_ids", recorded)
+    made = arguments(max_steps=-1, num_train_epochs=3, per_device_train_batch_size=4)
+    samples = len(train(made).train_dataset)
+    assert sorted(drawn) == [(epoch, index) for epoch in range(3) for index in range(samples)]
+    assert drawn != sorted(drawn)
+
+
 def test_workers_do_not_change_a_run(arguments, tmp_path):
     """8 steps reach into the second epoch, which the persistent workers live to see."""
 
@@ -172,7 +187,11 @@ def test_a_packed_batch_is_its_documents_one_by_one(arguments, model_folder):
 def test_skipped_positions_are_one_document_and_packed_ones_are_apart(arguments):
     trainer = set_up(arguments(contiguous_share=0.0))
     trainer.model.eval()
-    sample = next(s for s in trainer.train_dataset if len(s["segment_lengths"]) == 2)
+    sample = next(
+        sample
+        for sample in trainer.train_dataset
+        if len(sample["segment_lengths"]) > 1 and len(sample["segment_lengths"][0]) > 1
+    )
     batch = trainer.data_collator([sample])
     batch.pop("labels")
     boundary = int(batch["cu_seq_lens_q"][1])
