@@ -20,13 +20,13 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 	touch .venv
 
 demo: .venv
-	$(PY) -m lrk.demo
+	$(PY) -m examples.demo
 
 demo-full: .venv
-	$(PY) -m lrk.demo --full
+	$(PY) -m examples.demo --full
 
 test: .venv
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2
 
 lint: .venv
 	.venv/bin/ruff check .
