@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import lrk
-from lrk.testing import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_as_exact_as
+from lrk.testing import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_as_exact_as, max_error
 
 BATCH, LENGTH, VOCABULARY = 3, 33, 61
 
@@ -60,8 +60,10 @@ def step(model: nn.Module, inputs: dict, **options) -> tuple[torch.Tensor, torch
 
 
 def assert_same_step(ours, plain, truth) -> None:
-    for name, index in (("logits", 0), ("loss", 1)):
-        assert_as_exact_as(ours[index], plain[index], truth[index], OUTPUT_FACTOR, name)
+    assert_as_exact_as(ours[0], plain[0], truth[0], OUTPUT_FACTOR, "logits")
+    # The error of one number is a matter of luck: that of the logits, of which the loss is a mean
+    # with slopes of at most 2, is what a loss may have.
+    assert max_error(ours[1], truth[1]) <= 2 * max_error(plain[0], truth[0])
     assert ours[2].keys() == plain[2].keys()
     for name in ours[2]:
         assert_as_exact_as(ours[2][name], plain[2][name], truth[2][name], GRADIENT_FACTOR, name)

@@ -82,7 +82,9 @@ def test_unsupported_models_are_named_with_those_supported():
         BertModel(BertConfig(num_hidden_layers=1, hidden_size=8, num_attention_heads=2)),
         torch.nn.Linear(2, 2),
     ):
-        with pytest.raises(ValueError, match=r"model is a \w+ of .* supported are llama, mistral, qwen2"):
+        with pytest.raises(
+            ValueError, match=r"model is a \w+ of .* supported are llama, mistral, qwen2"
+        ):
             lrk.patch(model)
 
 
