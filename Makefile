@@ -37,5 +37,10 @@ format: .venv
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
+bench: .venv
+	mkdir -p outputs
+	$(PY) -m pytest bench/bench_*.py --benchmark-columns=min,median,rounds \
+		--benchmark-json outputs/bench.json
+
 clean:
 	rm -rf .venv outputs build dist *.egg-info

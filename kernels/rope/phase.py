@@ -38,9 +38,7 @@ def _increments(inv_freq: Tensor) -> Tensor:
     low, high = mantissa & _LIMB_MASK, mantissa >> _LIMB_BITS
     carry = torch.zeros_like(mantissa)
     product = []
-    for low_factor, high_factor in zip(
-        (*_INVERSE_TWO_PI, 0), (0, *_INVERSE_TWO_PI), strict=True
-    ):
+    for low_factor, high_factor in zip((*_INVERSE_TWO_PI, 0), (0, *_INVERSE_TWO_PI), strict=True):
         column = carry + low * low_factor + high * high_factor
         product.append(column & _LIMB_MASK)
         carry = column >> _LIMB_BITS
