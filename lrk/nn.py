@@ -1,6 +1,7 @@
 """Drop-in `torch.nn` modules over the operations."""
 
-import torch
+from typing import cast
+
 from torch import Tensor, nn
 
 from lrk.kernels.attention import attention
@@ -56,7 +57,7 @@ class Attention(nn.Module):
         window_position_ids: Tensor | None = None,
     ) -> Tensor:
         """q (B, H, Sq, D), k and v (B, Hk, Sk, D): output (B, H, Sq, D)."""
-        return attention(
+        output = attention(
             q,
             k,
             v,
@@ -68,6 +69,7 @@ class Attention(nn.Module):
             scale=self.scale,
             softcap=self.softcap,
         )
+        return cast(Tensor, output)
 
 
 class LinearCrossEntropyLoss(nn.Module):
@@ -99,9 +101,9 @@ class LinearCrossEntropyLoss(nn.Module):
         bias: Tensor | None = None,
         token_weight: Tensor | None = None,
         num_items: int | Tensor | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """hidden (..., H), weight (V, H), labels (...); a scalar unless reduction is `"none"`."""
-        return linear_cross_entropy(
+        loss = linear_cross_entropy(
             hidden,
             weight,
             labels,
@@ -114,3 +116,4 @@ class LinearCrossEntropyLoss(nn.Module):
             softcap=self.softcap,
             num_items=num_items,
         )
+        return cast(Tensor, loss)

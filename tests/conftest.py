@@ -13,10 +13,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+from lrk.interpreter import bfloat16_in_the_interpreter
+
 # Tensors are small here, and the processes of a parallel run share the cores.
 torch.set_num_threads(1)
-
-from lrk.interpreter import bfloat16_in_the_interpreter
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,7 @@
 """The loss of a transformers causal language model without its logits in memory."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import Cache
@@ -89,7 +89,7 @@ class LrkForCausalLM:
             )
         if shift_labels is None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-        return linear_cross_entropy(
+        loss = linear_cross_entropy(
             hidden,
             self.lm_head.weight,
             shift_labels.to(hidden.device),
@@ -97,3 +97,4 @@ class LrkForCausalLM:
             ignore_index=ignore_index,
             num_items=num_items_in_batch,
         )
+        return cast(Tensor, loss)
