@@ -9,6 +9,8 @@ because `d lse / d S = P` and `d O` contributes `P * (dP - rowsum(P * dP))`, who
 `1 - tanh^2`. Every sum is made by one program in a fixed order, so results are deterministic.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +19,6 @@ from torch import Tensor
 from ..target import architecture
 from .forward import (
     LENGTHS,
-    LOG2_E,
     Tiles,
     check_launchable,
     common_arguments,
@@ -25,7 +26,9 @@ from .forward import (
 )
 from .mask import Mask
 from .schedule import document_tiles, key_range, locate, position_at, query_range, visible
-from .tile import capped, load_tile, store_tile
+from .tile import capped, descriptor, document_offset, load_described, load_tile, store_tile
+
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 def query_gradient_tiles(arch: str, head_dim: int, itemsize: int) -> Tiles:
@@ -76,6 +79,8 @@ def launch(
             lse_ptr=lse,
             delta_ptr=delta,
             dq_ptr=grad_q,
+            k_desc=descriptor(k, query_config.block_n, arch, mask),
+            v_desc=descriptor(v, query_config.block_n, arch, mask),
             **strides("do", grad_out),
             **strides("o", out),
             **strides("dq", grad_q),
@@ -88,6 +93,7 @@ def launch(
             BLOCK_N=query_config.block_n,
             num_warps=query_config.num_warps,
             num_stages=query_config.num_stages,
+            enable_fp_fusion=True,
         )
         table = document_tiles(mask, q, k, key_config.block_n, of_keys=True)
         _attention_key_gradient[_grid(table, k, key_config.block_n)](
@@ -96,6 +102,8 @@ def launch(
             delta_ptr=delta,
             dk_ptr=grad_k,
             dv_ptr=grad_v,
+            q_desc=descriptor(q, key_config.block_m, arch, mask),
+            do_desc=descriptor(grad_out, key_config.block_m, arch, mask),
             **strides("do", grad_out),
             **strides("dk", grad_k),
             **strides("dv", grad_v),
@@ -105,6 +113,7 @@ def launch(
             BLOCK_N=key_config.block_n,
             num_warps=key_config.num_warps,
             num_stages=key_config.num_stages,
+            enable_fp_fusion=True,
         )
     return grad_q, grad_k, grad_v
 
@@ -127,6 +136,8 @@ def _attention_query_gradient(
     lse_ptr,
     delta_ptr,
     dq_ptr,
+    k_desc,
+    v_desc,
     tiles_ptr,
     kv_lengths_ptr,
     q_offsets_ptr,
@@ -166,7 +177,7 @@ def _attention_query_gradient(
     k_length,
     q_offset,
     window,
-    unit,
+    factor,
     softcap_scale,
     scale,
     CAUSAL: tl.constexpr,
@@ -178,7 +189,7 @@ def _attention_query_gradient(
 ):
     """dq of a tile of queries, walking over keys; also stores their delta for the other pass."""
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(1)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tile,
         tiles_ptr,
@@ -193,15 +204,14 @@ def _attention_query_gradient(
     )
     if row < 0:
         return
-    row = row.to(tl.int64)
-    q_start, k_start = tl.cast(q_start, tl.int64), tl.cast(k_start, tl.int64)
-    q_ptr += row * stride_qb + head * stride_qh + q_start * stride_qs
-    k_ptr += row * stride_kb + head // GROUP * stride_kh + k_start * stride_ks
-    v_ptr += row * stride_vb + head // GROUP * stride_vh + k_start * stride_vs
-    do_ptr += row * stride_dob + head * stride_doh + q_start * stride_dos
-    o_ptr += row * stride_ob + head * stride_oh + q_start * stride_os
-    dq_ptr += row * stride_dqb + head * stride_dqh + q_start * stride_dqs
-    of_rows = (row * tl.num_programs(1) + head) * q_length + q_start
+    kv_head = head // GROUP
+    q_ptr += document_offset(row, head, q_start, stride_qb, stride_qh, stride_qs)
+    k_ptr += document_offset(row, kv_head, k_start, stride_kb, stride_kh, stride_ks)
+    v_ptr += document_offset(row, kv_head, k_start, stride_vb, stride_vh, stride_vs)
+    do_ptr += document_offset(row, head, q_start, stride_dob, stride_doh, stride_dos)
+    o_ptr += document_offset(row, head, q_start, stride_ob, stride_oh, stride_os)
+    dq_ptr += document_offset(row, head, q_start, stride_dqb, stride_dqh, stride_dqs)
+    of_queries = document_offset(row, head, q_start, tl.num_programs(1) * q_length, q_length, 1)
 
     i = first + tl.arange(0, BLOCK_M)
     inside = i < q_count
@@ -210,16 +220,16 @@ def _attention_query_gradient(
     o = load_tile(o_ptr, first, q_count, stride_os, stride_od, BLOCK_M, BLOCK_D, HEAD_DIM)
     delta = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1)
     if dlse_ptr is not None:
-        dlse_ptr += row * stride_dlse_b + head * stride_dlse_h + q_start * stride_dlse_s
+        dlse_ptr += document_offset(row, head, q_start, stride_dlse_b, stride_dlse_h, stride_dlse_s)
         delta -= tl.load(dlse_ptr + i.to(tl.int64) * stride_dlse_s, mask=inside, other=0.0)
-    tl.store(delta_ptr + of_rows + i, delta, mask=inside)
-    lse = load_lse(lse_ptr + of_rows, i, q_count)
+    tl.store(delta_ptr + of_queries + i, delta, mask=inside)
+    lse = load_lse(lse_ptr + of_queries, i, q_count)
 
     p = (offset + i)[:, None]
     at_p = None
     position_count = k_length
     if positions_ptr is not None:
-        positions_ptr += row * stride_position_row + k_start * stride_position
+        positions_ptr += document_offset(row, 0, k_start, stride_position_row, 0, stride_position)
         if tiles_ptr is not None:
             position_count = k_count
         at_p = position_at(positions_ptr, stride_position, p, position_count)
@@ -252,6 +262,11 @@ def _attention_query_gradient(
                 at_p,
                 k_ptr,
                 v_ptr,
+                k_desc,
+                v_desc,
+                row,
+                kv_head,
+                k_start,
                 positions_ptr,
                 stride_ks,
                 stride_kd,
@@ -262,7 +277,7 @@ def _attention_query_gradient(
                 high,
                 k_count,
                 window,
-                unit * LOG2_E,
+                factor,
                 softcap_scale,
                 CAUSAL,
                 HEAD_DIM,
@@ -292,6 +307,11 @@ def _add_query_gradient(
     at_p,
     k_ptr,
     v_ptr,
+    k_desc,
+    v_desc,
+    row,
+    kv_head,
+    k_start,
     positions_ptr,
     stride_ks,
     stride_kd,
@@ -311,12 +331,18 @@ def _add_query_gradient(
     MASKED: tl.constexpr,
 ):
     for j0 in range(low, high, BLOCK_N):
-        k = load_tile(
-            k_ptr, j0, k_count, stride_ks, stride_kd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
-        )
-        v = load_tile(
-            v_ptr, j0, k_count, stride_vs, stride_vd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
-        )
+        if k_desc is None or MASKED:
+            k = load_tile(
+                k_ptr, j0, k_count, stride_ks, stride_kd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
+            )
+        else:
+            k = load_described(k_desc, row, kv_head, k_start + j0, BLOCK_N, BLOCK_D)
+        if v_desc is None or MASKED:
+            v = load_tile(
+                v_ptr, j0, k_count, stride_vs, stride_vd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
+            )
+        else:
+            v = load_described(v_desc, row, kv_head, k_start + j0, BLOCK_N, BLOCK_D)
         s = capped(tl.dot(q, tl.trans(k), input_precision="ieee"), softcap_scale)
         weights = tl.exp2(s * factor - lse[:, None])
         if MASKED:
@@ -343,6 +369,8 @@ def _attention_key_gradient(
     delta_ptr,
     dk_ptr,
     dv_ptr,
+    q_desc,
+    do_desc,
     tiles_ptr,
     kv_lengths_ptr,
     q_offsets_ptr,
@@ -379,7 +407,7 @@ def _attention_key_gradient(
     k_length,
     q_offset,
     window,
-    unit,
+    factor,
     softcap_scale,
     scale,
     CAUSAL: tl.constexpr,
@@ -390,7 +418,7 @@ def _attention_key_gradient(
     BLOCK_N: tl.constexpr,
 ):
     """dk and dv of a tile of keys, walking over the queries of all heads that share them."""
-    kv_head = tl.program_id(1).to(tl.int64)
+    kv_head = tl.program_id(1)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tl.program_id(0),
         tiles_ptr,
@@ -405,20 +433,16 @@ def _attention_key_gradient(
     )
     if row < 0:
         return
-    row = row.to(tl.int64)
-    q_start, k_start = tl.cast(q_start, tl.int64), tl.cast(k_start, tl.int64)
-    k_ptr += row * stride_kb + kv_head * stride_kh + k_start * stride_ks
-    v_ptr += row * stride_vb + kv_head * stride_vh + k_start * stride_vs
-    dk_ptr += row * stride_dkb + kv_head * stride_dkh + k_start * stride_dks
-    dv_ptr += row * stride_dvb + kv_head * stride_dvh + k_start * stride_dvs
-    q_ptr += row * stride_qb + q_start * stride_qs
-    do_ptr += row * stride_dob + q_start * stride_dos
+    k_ptr += document_offset(row, kv_head, k_start, stride_kb, stride_kh, stride_ks)
+    v_ptr += document_offset(row, kv_head, k_start, stride_vb, stride_vh, stride_vs)
+    dk_ptr += document_offset(row, kv_head, k_start, stride_dkb, stride_dkh, stride_dks)
+    dv_ptr += document_offset(row, kv_head, k_start, stride_dvb, stride_dvh, stride_dvs)
 
     j = (first + tl.arange(0, BLOCK_N))[:, None]
     at_j = None
     position_count = k_length
     if positions_ptr is not None:
-        positions_ptr += row * stride_position_row + k_start * stride_position
+        positions_ptr += document_offset(row, 0, k_start, stride_position_row, 0, stride_position)
         if tiles_ptr is not None:
             position_count = k_count
         at_j = position_at(positions_ptr, stride_position, j, position_count)
@@ -440,7 +464,8 @@ def _attention_key_gradient(
     dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     for member in range(GROUP):
         head = kv_head * GROUP + member
-        of_rows = ((row * tl.num_programs(1) * GROUP + head) * q_length) + q_start
+        heads = tl.num_programs(1) * GROUP
+        of_queries = document_offset(row, head, q_start, heads * q_length, q_length, 1)
         dk, dv = _add_key_gradients(
             dk,
             dv,
@@ -448,10 +473,15 @@ def _attention_key_gradient(
             v,
             j,
             at_j,
-            q_ptr + head * stride_qh,
-            do_ptr + head * stride_doh,
-            lse_ptr + of_rows,
-            delta_ptr + of_rows,
+            q_ptr + document_offset(row, head, q_start, stride_qb, stride_qh, stride_qs),
+            do_ptr + document_offset(row, head, q_start, stride_dob, stride_doh, stride_dos),
+            q_desc,
+            do_desc,
+            row,
+            head,
+            q_start,
+            lse_ptr + of_queries,
+            delta_ptr + of_queries,
             positions_ptr,
             stride_qs,
             stride_qd,
@@ -465,7 +495,7 @@ def _attention_key_gradient(
             k_count,
             position_count,
             window,
-            unit * LOG2_E,
+            factor,
             softcap_scale,
             CAUSAL,
             HEAD_DIM,
@@ -491,6 +521,11 @@ def _add_key_gradients(
     at_j,
     q_ptr,
     do_ptr,
+    q_desc,
+    do_desc,
+    row,
+    head,
+    q_start,
     lse_ptr,
     delta_ptr,
     positions_ptr,
@@ -515,7 +550,15 @@ def _add_key_gradients(
 ):
     for i0 in range(start, end, BLOCK_M):
         i = i0 + tl.arange(0, BLOCK_M)
-        q = load_tile(q_ptr, i0, q_count, stride_qs, stride_qd, BLOCK_M, BLOCK_D, HEAD_DIM)
+        # A described tile may reach into the next document, whose queries weigh 0 here.
+        if q_desc is None:
+            q = load_tile(q_ptr, i0, q_count, stride_qs, stride_qd, BLOCK_M, BLOCK_D, HEAD_DIM)
+        else:
+            q = load_described(q_desc, row, head, q_start + i0, BLOCK_M, BLOCK_D)
+        if do_desc is None:
+            do = load_tile(do_ptr, i0, q_count, stride_dos, stride_dod, BLOCK_M, BLOCK_D, HEAD_DIM)
+        else:
+            do = load_described(do_desc, row, head, q_start + i0, BLOCK_M, BLOCK_D)
         lse = load_lse(lse_ptr, i, q_count)
         s = capped(tl.dot(k, tl.trans(q), input_precision="ieee"), softcap_scale)
         weights = tl.exp2(s * factor - lse[None, :])
@@ -524,7 +567,6 @@ def _add_key_gradients(
         if positions_ptr is not None:
             at_p = position_at(positions_ptr, stride_position, p, position_count)
         weights = tl.where(visible(p, j, at_p, at_j, k_count, window, CAUSAL), weights, 0.0)
-        do = load_tile(do_ptr, i0, q_count, stride_dos, stride_dod, BLOCK_M, BLOCK_D, HEAD_DIM)
         dv = tl.dot(weights.to(do.dtype), do, dv, input_precision="ieee")
         dp = tl.dot(v, tl.trans(do), input_precision="ieee")
         delta = tl.load(delta_ptr + i, mask=i < q_count, other=0.0)

@@ -9,6 +9,7 @@ A piece's backward is given the *merged* output and lse: its weights `exp(s - ls
 `delta = rowsum(dO * O) - dlse` are then those of the whole softmax, and gradients add up.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -71,13 +72,13 @@ def forward(
     lse = q.new_full(q.shape[:-1], float("-inf"), dtype=_accumulator(q.dtype))
     for piece in pieces:
         o_here, lse_here = piece.of_queries(out), piece.of_queries(lse)
-        o, l = _forward_piece(
+        o, o_lse = _forward_piece(
             piece, piece.of_queries(q), piece.of_keys(k), piece.of_keys(v), scale, softcap
         )
         if piece.merges:
-            o, l = merge_attention(o, l, o_here, lse_here)
+            o, o_lse = merge_attention(o, o_lse, o_here, lse_here)
         o_here.copy_(o)
-        lse_here.copy_(l)
+        lse_here.copy_(o_lse)
     return out, lse
 
 
@@ -158,8 +159,8 @@ def _documents(q: Tensor, k: Tensor, mask: Mask) -> Iterator[_Document]:
 def _packed_documents(cu_q: Tensor, cu_k: Tensor, q: Tensor, k: Tensor) -> Iterator[_Document]:
     q_ends = _checked_ends("cu_seqlens", cu_q, q.shape[0], q.shape[2])
     k_ends = _checked_ends("cu_seqlens_k", cu_k, k.shape[0], k.shape[2])
-    spans = zip(q_ends, q_ends[1:], k_ends, k_ends[1:], strict=False)
-    for q_start, q_end, k_start, k_end in spans:
+    spans = zip(itertools.pairwise(q_ends), itertools.pairwise(k_ends), strict=True)
+    for (q_start, q_end), (k_start, k_end) in spans:
         if q_start == q_end or k_start == k_end:
             continue
         row, key_row = q_start // q.shape[2], k_start // k.shape[2]
@@ -183,7 +184,7 @@ def _checked_ends(name: str, cu_seqlens: Tensor, batch: int, length: int) -> lis
             f"{name} runs from {ends[0]} to {ends[-1]}: must rise from 0 to batch * length = "
             f"{batch * length}"
         )
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in itertools.pairwise(ends):
         if start < end and start // length != (end - 1) // length:
             raise ValueError(
                 f"{name} has a document from {start} to {end} that crosses the end of a row of "
@@ -252,9 +253,7 @@ def _forward_piece(
     piece: _Piece, q: Tensor, k: Tensor, v: Tensor, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     if softcap is None:
-        out, lse = _flash(
-            q, k, v, 0.0, piece.causal, attn_mask=_bias(piece, q.dtype), scale=scale
-        )
+        out, lse = _flash(q, k, v, 0.0, piece.causal, attn_mask=_bias(piece, q.dtype), scale=scale)
     else:
         scores = _capped_scores(piece, q, k, scale, softcap)
         lse = scores.logsumexp(-1)
@@ -280,9 +279,7 @@ def _backward_piece(
 ) -> tuple[Tensor, Tensor, Tensor]:
     lse = _finite(lse)
     if softcap is not None:
-        return _backward_capped(
-            piece, grad_out, grad_lse, q, k, v, out, lse, scale, softcap
-        )
+        return _backward_capped(piece, grad_out, grad_lse, q, k, v, out, lse, scale, softcap)
     head_dim = q.shape[-1]
     if grad_lse is not None:
         # PyTorch's kernel takes no dlse, but two more columns bring it in: ones in dO against

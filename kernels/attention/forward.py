@@ -1,10 +1,10 @@
 """The forward kernel: softmax over keys in one pass (FlashAttention-2, arXiv 2307.08691).
 
-A program holds a tile of queries and walks over the tiles of keys it can see, keeping for each
-query the largest product so far `m`, the sum `l` of `exp(unit * (s - m))`, and the weighted sum of
-values. A score is `unit * s`: `s = q . k` and `unit = scale`, or under a softcap `s = tanh(q . k *
-scale / softcap)` and `unit = softcap`. The hardware's exponential is `exp2`, so scores enter it
-times `log2(e)`, in one fused multiply-add with the subtraction of `m`.
+A program holds a tile of queries and walks over the tiles of keys it can see. For each query it
+keeps the largest product so far `m`, the sum `mass` of `exp(unit * (s - m))`, and the sum of values
+with these weights. A score is `unit * s`: `s = q . k` and `unit = scale`, or under a softcap
+`s = tanh(q . k * scale / softcap)` and `unit = softcap`. The hardware's exponential is `exp2`, so
+scores enter it times `log2(e)`, in one fused multiply-add with the subtraction of `m`.
 """
 
 import math
@@ -18,9 +18,7 @@ from torch import Tensor
 from ..target import architecture, require_launchable
 from .mask import Mask
 from .schedule import document_tiles, key_range, locate, position_at, visible
-from .tile import capped, load_tile, store_tile
-
-LOG2_E = tl.constexpr(math.log2(math.e))
+from .tile import capped, descriptor, document_offset, load_described, load_tile, store_tile
 
 
 class Tiles(NamedTuple):
@@ -55,7 +53,8 @@ def launch(
     lse = q.new_empty(batch, heads, q_length, dtype=torch.float32)
     if q.numel() == 0:
         return out, lse
-    config = config or tiles(architecture(q), head_dim, q.element_size())
+    arch = architecture(q)
+    config = config or tiles(arch, head_dim, q.element_size())
     with torch.cuda.device_of(q):
         table = document_tiles(mask, q, k, config.block_m, of_keys=False)
         if table is None:
@@ -63,14 +62,18 @@ def launch(
         else:
             grid = (table.shape[0], heads, 1)
         _attention_forward[grid](
+            k_desc=descriptor(k, config.block_n, arch, mask),
+            v_desc=descriptor(v, config.block_n, arch, mask),
             o_ptr=out,
             lse_ptr=lse,
+            unit=scale if softcap is None else softcap,
             **strides("o", out),
             **common_arguments(q, k, v, mask, table, scale, softcap),
             BLOCK_M=config.block_m,
             BLOCK_N=config.block_n,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
+            enable_fp_fusion=True,
         )
     return out, lse
 
@@ -121,7 +124,7 @@ def common_arguments(
         "k_length": k.shape[2],
         "q_offset": mask.q_offset,
         "window": mask.window,
-        "unit": scale if softcap is None else softcap,
+        "factor": (scale if softcap is None else softcap) * math.log2(math.e),  # rounded once, here
         "softcap_scale": None if softcap is None else scale / softcap,
         "CAUSAL": mask.causal,
         "GROUP": q.shape[1] // k.shape[1],
@@ -138,6 +141,8 @@ def _attention_forward(
     q_ptr,
     k_ptr,
     v_ptr,
+    k_desc,
+    v_desc,
     o_ptr,
     lse_ptr,
     tiles_ptr,
@@ -169,6 +174,7 @@ def _attention_forward(
     q_offset,
     window,
     unit,
+    factor,
     softcap_scale,
     CAUSAL: tl.constexpr,
     GROUP: tl.constexpr,
@@ -179,7 +185,7 @@ def _attention_forward(
 ):
     # Under causality the last tiles see most keys: start with them, so that none is left over.
     tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    head = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(1)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tile,
         tiles_ptr,
@@ -194,20 +200,20 @@ def _attention_forward(
     )
     if row < 0:
         return
-    row = row.to(tl.int64)
-    q_start, k_start = tl.cast(q_start, tl.int64), tl.cast(k_start, tl.int64)
-    q_ptr += row * stride_qb + head * stride_qh + q_start * stride_qs
-    k_ptr += row * stride_kb + head // GROUP * stride_kh + k_start * stride_ks
-    v_ptr += row * stride_vb + head // GROUP * stride_vh + k_start * stride_vs
-    o_ptr += row * stride_ob + head * stride_oh + q_start * stride_os
-    lse_ptr += (row * tl.num_programs(1) + head) * q_length + q_start
+    kv_head = head // GROUP
+    q_ptr += document_offset(row, head, q_start, stride_qb, stride_qh, stride_qs)
+    k_ptr += document_offset(row, kv_head, k_start, stride_kb, stride_kh, stride_ks)
+    v_ptr += document_offset(row, kv_head, k_start, stride_vb, stride_vh, stride_vs)
+    o_ptr += document_offset(row, head, q_start, stride_ob, stride_oh, stride_os)
+    heads = tl.num_programs(1)
+    lse_ptr += document_offset(row, head, q_start, heads * q_length, q_length, 1)
 
     i = first + tl.arange(0, BLOCK_M)
     p = (offset + i)[:, None]
     at_p = None
     position_count = k_length
     if positions_ptr is not None:
-        positions_ptr += row * stride_position_row + k_start * stride_position
+        positions_ptr += document_offset(row, 0, k_start, stride_position_row, 0, stride_position)
         if tiles_ptr is not None:
             position_count = k_count
         at_p = position_at(positions_ptr, stride_position, p, position_count)
@@ -224,7 +230,7 @@ def _attention_forward(
     )
     q = load_tile(q_ptr, first, q_count, stride_qs, stride_qd, BLOCK_M, BLOCK_D, HEAD_DIM)
     m = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    l = tl.zeros([BLOCK_M], tl.float32)
+    mass = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     # Three stretches: the window's edge, the interior where nothing is hidden, and the diagonal.
     for stretch in tl.static_range(3):
@@ -234,15 +240,20 @@ def _attention_forward(
         if stretch == 2:
             low, high = inner_end, end
         if stretch > 0 or window is not None:
-            acc, l, m = _add_keys(
+            acc, mass, m = _add_keys(
                 acc,
-                l,
+                mass,
                 m,
                 q,
                 p,
                 at_p,
                 k_ptr,
                 v_ptr,
+                k_desc,
+                v_desc,
+                row,
+                kv_head,
+                k_start,
                 positions_ptr,
                 stride_ks,
                 stride_kd,
@@ -253,7 +264,7 @@ def _attention_forward(
                 high,
                 k_count,
                 window,
-                unit * LOG2_E,
+                factor,
                 softcap_scale,
                 CAUSAL,
                 HEAD_DIM,
@@ -262,9 +273,10 @@ def _attention_forward(
                 MASKED=stretch != 1,
             )
 
-    without_keys = l == 0.0
-    out = acc / tl.where(without_keys, 1.0, l)[:, None]
-    lse = tl.where(without_keys, float("-inf"), m * unit + tl.log(tl.where(without_keys, 1.0, l)))
+    without_keys = mass == 0.0
+    mass = tl.where(without_keys, 1.0, mass)
+    out = acc / mass[:, None]
+    lse = tl.where(without_keys, float("-inf"), m * unit + tl.log(mass))
     store_tile(o_ptr, out, first, q_count, stride_os, stride_od, BLOCK_M, BLOCK_D, HEAD_DIM)
     tl.store(lse_ptr + i, lse, mask=i < q_count)
 
@@ -272,13 +284,18 @@ def _attention_forward(
 @triton.jit
 def _add_keys(
     acc,
-    l,
+    mass,
     m,
     q,
     p,
     at_p,
     k_ptr,
     v_ptr,
+    k_desc,
+    v_desc,
+    row,
+    kv_head,
+    k_start,
     positions_ptr,
     stride_ks,
     stride_kd,
@@ -299,9 +316,12 @@ def _add_keys(
 ):
     """Continue the softmax of a tile of queries with the keys from `low` to `high`."""
     for j0 in range(low, high, BLOCK_N):
-        k = load_tile(
-            k_ptr, j0, k_count, stride_ks, stride_kd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
-        )
+        if k_desc is None or MASKED:
+            k = load_tile(
+                k_ptr, j0, k_count, stride_ks, stride_kd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
+            )
+        else:
+            k = load_described(k_desc, row, kv_head, k_start + j0, BLOCK_N, BLOCK_D)
         s = capped(tl.dot(q, tl.trans(k), input_precision="ieee"), softcap_scale)
         if MASKED:
             j = (j0 + tl.arange(0, BLOCK_N))[None, :]
@@ -316,10 +336,13 @@ def _add_keys(
             m_finite = tl.where(m_next == float("-inf"), 0.0, m_next)
         weights = tl.exp2(s * factor - (m_finite * factor)[:, None])
         shrink = tl.exp2((m - m_finite) * factor)
-        l = l * shrink + tl.sum(weights, 1)
-        v = load_tile(
-            v_ptr, j0, k_count, stride_vs, stride_vd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
-        )
+        mass = mass * shrink + tl.sum(weights, 1)
+        if v_desc is None or MASKED:
+            v = load_tile(
+                v_ptr, j0, k_count, stride_vs, stride_vd, BLOCK_N, BLOCK_D, HEAD_DIM, not MASKED
+            )
+        else:
+            v = load_described(v_desc, row, kv_head, k_start + j0, BLOCK_N, BLOCK_D)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
         m = m_next
-    return acc, l, m
+    return acc, mass, m

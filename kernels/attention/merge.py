@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 
-def merge_attention(
-    o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor
-) -> tuple[Tensor, Tensor]:
+def merge_attention(o1: Tensor, lse1: Tensor, o2: Tensor, lse2: Tensor) -> tuple[Tensor, Tensor]:
     """Combine two attentions of the same queries over disjoint keys into one over all keys.
 
     Softmax weights over a union are each set's weights times its share of the total mass, and the

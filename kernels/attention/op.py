@@ -130,6 +130,10 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    if q.dtype not in _DTYPES and not (q.dtype == torch.float64 and q.device.type == "cpu"):
+        raise ValueError(
+            f"q has dtype {q.dtype}: must be float16, bfloat16 or float32 (on a CPU also float64)"
+        )
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 4:
             raise ValueError(
@@ -139,10 +143,6 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise ValueError(f"{name} has dtype {x.dtype}: must be that of q, {q.dtype}")
         if x.device != q.device:
             raise ValueError(f"{name} is on device {x.device}: must be that of q, {q.device}")
-    if q.dtype not in _DTYPES and not (q.dtype == torch.float64 and q.device.type == "cpu"):
-        raise ValueError(
-            f"q has dtype {q.dtype}: must be float16, bfloat16 or float32 (on a CPU also float64)"
-        )
     if k.shape != v.shape:
         raise ValueError(f"v has shape {tuple(v.shape)}: must be that of k, {tuple(k.shape)}")
     if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
@@ -189,7 +189,9 @@ def _mask(
     if window_position_ids is not None:
         if window is None:
             raise ValueError("window_position_ids is given without window: it has no meaning then")
-        _check_integers("window_position_ids", window_position_ids, (1, k_length), (batch, k_length))
+        _check_integers(
+            "window_position_ids", window_position_ids, (1, k_length), (batch, k_length)
+        )
         if cu_seqlens is None and offsets is None and offset + q_length > k_length:
             raise ValueError(
                 f"q_offset is {offset}: with window_position_ids every query needs a key index "
@@ -321,7 +323,7 @@ def _define(name: str, cpu_forward: Any, cpu_backward: Any) -> Callable[..., Any
     @op_backward.register_kernel("cuda")
     def _(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
         *mask, scale, softcap = args[7:]
-        return backward.launch(*args[:7], Mask(*mask), scale, softcap)
+        return backward.launch(*args[:7], Mask(*mask), scale, softcap)  # type: ignore[call-arg]
 
     @op.register_fake
     def _(q: Tensor, *_: Any) -> tuple[Tensor, Tensor]:

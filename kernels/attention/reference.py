@@ -71,7 +71,7 @@ def _visible(
         if cu_seqlens_k is None:
             cu_seqlens_k = cu_seqlens
         document_q, start_q = _documents(cu_seqlens, batch, q_length)
-        document_k, start_k = _documents(cu_seqlens_k, batch, k_length)
+        document_k, _ = _documents(cu_seqlens_k, batch, k_length)
         visible = document_q[:, :, None] == document_k[:, None, :]
         # The last query of a document sits at its last key.
         offset = (cu_seqlens_k.diff() - cu_seqlens.diff())[document_q]

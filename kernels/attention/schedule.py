@@ -25,7 +25,7 @@ def document_tiles(mask: Mask, q: Tensor, k: Tensor, block: int, of_keys: bool) 
     if document n starts at tile `cu_seqlens[n] // block + n`, documents never overlap, and all end
     by tile `tokens // block + N`; the at most N tiles in between have no work.
     """
-    if mask.cu_seqlens is None:
+    if mask.cu_seqlens is None or mask.cu_seqlens_k is None:
         return None
     documents = mask.cu_seqlens.shape[0] - 1
     x = k if of_keys else q
@@ -218,6 +218,7 @@ def position_at(positions_ptr, stride_position, p, position_count):
 @triton.jit
 def first_above(limit, positions_ptr, stride_position, low, high):
     """The first index in [low, high) whose position exceeds `limit`, else `high`."""
+    low, high = tl.cast(low, tl.int32), tl.cast(high, tl.int32)
     while low < high:
         middle = (low + high) // 2
         above = tl.load(positions_ptr + middle * stride_position).to(tl.int32) > limit
@@ -228,7 +229,7 @@ def first_above(limit, positions_ptr, stride_position, low, high):
 
 @triton.jit
 def visible(p, j, at_p, at_j, k_count, window, CAUSAL: tl.constexpr):
-    """Whether queries at key indices `p` see keys `j`, broadcast; `at_*` their positions or None."""
+    """Whether queries at key indices `p` see the keys `j`; `at_*` are their positions or None."""
     seen = j < k_count
     if CAUSAL:
         seen &= j <= p

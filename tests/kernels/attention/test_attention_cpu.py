@@ -4,20 +4,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lrk.kernels.attention import attention
+from lrk.kernels.attention import attention, attention_reference, cpu
+from lrk.kernels.attention.mask import Mask
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_random_case(seed, case_of, check, sdpa, poisoned):
-    # In float32 PyTorch's own kernel is up to 5 times further off than eager arithmetic, because
-    # its backward recomputes the scores in another order; ours is that kernel.
-    check(attention, case_of(seed), plain=sdpa)
+def test_random_case(seed, case_of, check, poisoned):
+    check(attention, case_of(seed))
 
 
 @pytest.mark.parametrize("seed", range(200, 220))
 def test_float64(seed, case_of, evaluate, poisoned):
-    from lrk.kernels.attention import attention_reference
-
     case = case_of(seed)
     case = case._replace(**{name: getattr(case, name).double() for name in ("q", "k", "v")})
     ours, truth = (evaluate(f, case) for f in (attention, attention_reference))
@@ -45,39 +42,49 @@ class _Recorder(TorchDispatchMode):
 def _inputs(length, heads=4, kv_heads=2, head_dim=64, batch=1):
     torch.manual_seed(0)
     shapes = [(batch, length, h, head_dim) for h in (heads, kv_heads, kv_heads)]
-    return [torch.randn(shape).transpose(1, 2).requires_grad_() for shape in shapes]
+    return [torch.randn(shape).transpose(1, 2) for shape in shapes]
+
+
+def _record(q, k, v, mask, softcap=None, with_lse=False):
+    # A custom operation hides its inside from a dispatch mode, so its two halves are called here.
+    with _Recorder() as recorder:
+        out, lse = cpu.forward(q, k, v, mask, 0.125, softcap)
+        grad_lse = torch.ones_like(lse) if with_lse else None
+        cpu.backward(out, grad_lse, q, k, v, out, lse, mask, 0.125, softcap)
+    return recorder
+
+
+CAUSAL = Mask(None, None, None, None, None, causal=True, q_offset=0, window=None)
 
 
 def test_one_causal_document_is_one_call_of_pytorch():
-    inputs = _inputs(300)
-    with _Recorder() as recorder:
-        attention(*inputs).sum().backward()
-    flash = [name for name in recorder.calls if "flash_attention" in name]
-    assert flash == [
+    recorder = _record(*_inputs(300), CAUSAL)
+    assert [name for name in recorder.calls if "flash_attention" in name] == [
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
     ]
+    copies = {"clone", "copy_", "_to_copy", "zeros", "new_zeros", "add"} & set(recorder.calls)
+    assert not copies - {"clone"}  # the lse is cloned into its order of dimensions
+
+
+_ENDS = torch.tensor([0, 1000, 3000, 8192])
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("mask", "softcap", "with_lse"),
     [
-        {},
-        {"window": 100},
-        {"softcap": 20.0},
-        {"cu_seqlens": torch.tensor([0, 1000, 3000, 8192])},
-        {"q_offset": 1},
-        {"return_lse": True},
+        (CAUSAL, None, True),
+        (CAUSAL._replace(window=100), None, False),
+        (CAUSAL, 20.0, False),
+        (CAUSAL._replace(cu_seqlens=_ENDS, cu_seqlens_k=_ENDS), None, False),
+        (CAUSAL._replace(q_offset=1), None, False),
     ],
-    ids=str,
+    ids=["lse", "window", "softcap", "documents", "offset"],
 )
-def test_memory_grows_with_the_length_and_not_with_its_square(arguments):
-    length = 8192
-    inputs = _inputs(length, heads=1, kv_heads=1, head_dim=16)
-    with _Recorder() as recorder:
-        result = attention(*inputs, **arguments)
-        sum(x.sum() for x in result if x.requires_grad).backward()
-    assert recorder.largest <= 2**22 < length * length / 8
+def test_memory_grows_with_the_length_and_not_with_its_square(mask, softcap, with_lse):
+    inputs = _inputs(8192, heads=1, kv_heads=1, head_dim=16)
+    recorder = _record(*inputs, mask, softcap, with_lse)
+    assert recorder.largest <= 2**22 < 8192**2 / 8
 
 
 @pytest.mark.parametrize(
@@ -100,6 +107,6 @@ def test_documents_in_different_rows_are_refused():
     with pytest.raises(ValueError, match="must be the same row"):
         attention(
             *inputs,
-            cu_seqlens=torch.tensor([0, 10, 10, 20]),
-            cu_seqlens_k=torch.tensor([0, 10, 15, 20]),
+            cu_seqlens=torch.tensor([0, 10, 20, 20]),
+            cu_seqlens_k=torch.tensor([0, 5, 10, 20]),
         )

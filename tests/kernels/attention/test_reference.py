@@ -79,9 +79,7 @@ def test_window_in_tokens_and_in_positions():
 
 def test_softcap_and_lse():
     q, k, v = _inputs(batch=1, heads=2, kv_heads=2)
-    out, lse = attention_reference(
-        q, k, v, causal=False, softcap=2.0, scale=0.7, return_lse=True
-    )
+    out, lse = attention_reference(q, k, v, causal=False, softcap=2.0, scale=0.7, return_lse=True)
     scores = 2.0 * torch.tanh(q @ k.mT * 0.7 / 2.0)
     assert_close(out, scores.softmax(-1) @ v)
     assert_close(lse, scores.exp().sum(-1).log())

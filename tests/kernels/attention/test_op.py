@@ -1,0 +1,153 @@
+"""Attention as an operation of PyTorch: schema, fakes, compilation, autocast, validation."""
+
+import pytest
+import torch
+from torch.library import opcheck
+from torch.testing import assert_close
+
+from lrk.kernels.attention import attention, attention_triton, op
+
+BOTH = pytest.mark.parametrize("function", [attention, attention_triton])
+ENDS = torch.tensor([0, 5, 5, 20, 40], dtype=torch.int32)
+VARIANTS = {
+    "plain": {},
+    "full": {"causal": False, "softcap": 3.0},
+    "documents": {"cu_seqlens": ENDS},
+    "static cache": {"kv_lengths": torch.tensor([3, 20]), "window": 4},
+    "positions": {"window": 9, "window_position_ids": 2 * torch.arange(20)[None]},
+    "offset tensor": {"q_offset": torch.tensor(2), "scale": 0.2},
+}
+
+
+def _inputs(device, head_dim=32, dtype=torch.float32):
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, 20, heads, head_dim) for heads in (4, 2, 2)]
+    return [x.to(device, dtype).transpose(1, 2).requires_grad_() for x in tensors]
+
+
+def _moved(arguments, device):
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in arguments.items()}
+
+
+# The two functions share schema, fakes and autograd: in the interpreter one variant is enough.
+CALLS = pytest.mark.parametrize(
+    ("function", "variant"),
+    [*((attention, variant) for variant in VARIANTS), (attention_triton, "documents")],
+)
+
+
+@CALLS
+def test_opcheck(function, variant, device):
+    inputs = _inputs(device)
+    calls = []
+
+    def record(*args):
+        calls.append(args)
+        return inner(*args)
+
+    name = f"_{function.__name__}"
+    inner = getattr(op, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(op, name, record)
+        function(*inputs, **_moved(VARIANTS[variant], device))
+    opcheck(inner, calls[0])
+
+
+@CALLS
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_without_a_graph_break(function, variant, dynamic, device):
+    arguments = _moved(VARIANTS[variant], device)
+
+    def loss(*inputs):
+        out, lse = function(*inputs, **arguments, return_lse=True)
+        return (out * out).sum() + torch.where(torch.isfinite(lse), lse, 0).sum()
+
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    inputs = _inputs(device)
+    expected, got = loss(*inputs), compiled(*inputs)
+    assert_close(got, expected)
+    assert_close(torch.autograd.grad(got, inputs), torch.autograd.grad(expected, inputs))
+
+
+def test_dynamic_shapes_do_not_recompile(device):
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    compiled = torch.compile(attention, fullgraph=True, dynamic=True, backend=counter)
+    for length in (20, 21, 35):
+        q, k, v = torch.randn(3, 2, 4, length, 32, device=device)
+        assert_close(compiled(q, k, v), attention(q, k, v))
+    assert counter.frame_count == 1
+
+
+@BOTH
+def test_autocast(function, device):
+    inputs = _inputs(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        out = function(*inputs)
+    assert out.dtype == torch.bfloat16
+    assert_close(out, function(*(x.bfloat16() for x in inputs)))
+    gradients = torch.autograd.grad(out.sum(), inputs)
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+
+
+@BOTH
+def test_lse_of_a_call_without_gradients(function, device):
+    out, lse = function(*(x.detach() for x in _inputs(device)), return_lse=True)
+    assert not out.requires_grad
+    assert lse.dtype == torch.float32
+    assert lse.shape == (2, 4, 20)
+
+
+def test_only_what_needs_a_gradient_gets_one(device):
+    q, k, v = _inputs(device)
+    attention(q, k.detach(), v.detach()).sum().backward()
+    assert q.grad is not None
+    assert k.grad is None
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": torch.zeros(4, 20, 32)}, r"q has shape \(4, 20, 32\): must be \(batch, heads"),
+        ({"k": torch.zeros(2, 3, 20, 32)}, r"v has shape"),
+        (
+            {"k": torch.zeros(2, 3, 20, 32), "v": torch.zeros(2, 3, 20, 32)},
+            "k has 3 heads: must divide q's 4 heads",
+        ),
+        (
+            {"k": torch.zeros(2, 2, 20, 16), "v": torch.zeros(2, 2, 20, 16)},
+            "batch and head dim must be those of q",
+        ),
+        ({"k": torch.zeros(2, 2, 20, 32).half()}, "k has dtype torch.float16: must be that of q"),
+        ({"q": torch.zeros(2, 4, 20, 32).int()}, "q has dtype torch.int32"),
+        ({"scale": 0.0}, "scale is 0.0: must be positive and finite"),
+        ({"softcap": -1.0}, "softcap is -1.0: must be positive and finite"),
+        ({"window": 0}, "window is 0, causal True: must be at least 1, and causal"),
+        ({"window": 3, "causal": False}, "window is 3, causal False"),
+        ({"window_position_ids": torch.zeros(1, 20).long()}, "given without window"),
+        (
+            {"window": 3, "window_position_ids": torch.zeros(20).long()},
+            r"window_position_ids has shape \(20,\) .* must be \(1, 20\) or \(2, 20\) int32",
+        ),
+        (
+            {"window": 3, "window_position_ids": torch.zeros(1, 20).long(), "q_offset": 1},
+            "q_offset is 1: with window_position_ids every query needs a key index below 20",
+        ),
+        ({"kv_lengths": torch.zeros(3).long()}, r"kv_lengths has shape \(3,\)"),
+        ({"kv_lengths": torch.zeros(2)}, "dtype torch.float32: must be"),
+        ({"q_offset": torch.zeros(3).long()}, r"q_offset has shape \(3,\)"),
+        ({"cu_seqlens": ENDS, "q_offset": 0}, "q_offset do not combine with cu_seqlens"),
+        ({"cu_seqlens": ENDS, "kv_lengths": ENDS[:2]}, "do not combine with cu_seqlens"),
+        ({"cu_seqlens_k": ENDS}, "cu_seqlens_k is given without cu_seqlens"),
+        ({"cu_seqlens": ENDS.float()}, "cu_seqlens has shape .* dtype torch.float32"),
+        ({"cu_seqlens": ENDS, "cu_seqlens_k": ENDS[:3]}, "cu_seqlens_k has 2 documents"),
+        ({"q": torch.zeros(2, 4, 7, 32), "cu_seqlens": ENDS}, "cu_seqlens_k is missing"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_one_sentence(function, change, message, device):
+    arguments = dict(zip("qkv", _inputs(device), strict=True)) | _moved(change, device)
+    with pytest.raises(ValueError, match=message) as error:
+        function(**arguments)
+    assert "\n" not in str(error.value)
