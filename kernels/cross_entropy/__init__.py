@@ -5,6 +5,7 @@ from .op import (
     token_logprobs,
     token_logprobs_triton,
 )
+from .parallel import vocab_parallel_linear_cross_entropy
 from .reference import linear_cross_entropy_reference, token_logprobs_reference
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "token_logprobs",
     "token_logprobs_reference",
     "token_logprobs_triton",
+    "vocab_parallel_linear_cross_entropy",
 ]

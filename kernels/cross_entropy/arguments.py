@@ -81,32 +81,3 @@ def check_loss(
             raise ValueError(f"num_items must be a 0-dim tensor, got {tuple(num_items.shape)}")
     elif not 0.0 < num_items < math.inf:
         raise ValueError(f"num_items must be a positive number, got {num_items}")
-
-
-def kept_tokens(labels: Tensor, ignore_index: int | None) -> Tensor:
-    """Whether each token counts: bool, the shape of labels."""
-    if ignore_index is None:
-        return torch.ones_like(labels, dtype=torch.bool)
-    return labels != ignore_index
-
-
-def divisor_of_mean(
-    kept: Tensor,
-    token_weight: Tensor | None,
-    num_items: float | Tensor | None,
-    dtype: torch.dtype,
-) -> Tensor:
-    """What `reduction="mean"` divides by, a 0-dim tensor; 1 in place of 0.
-
-    That is `num_items`, else the sum of the kept tokens' weights, else the number of kept tokens.
-
-    Args:
-        kept: bool, the shape of labels.
-    """
-    if num_items is not None:
-        divisor = torch.as_tensor(num_items, device=kept.device).detach().to(dtype)
-    elif token_weight is not None:
-        divisor = token_weight.to(dtype).where(kept, 0.0).sum()
-    else:
-        divisor = kept.sum().to(dtype)
-    return divisor.where(divisor != 0.0, 1.0)

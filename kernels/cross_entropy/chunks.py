@@ -1,12 +1,14 @@
 """The loop over chunks of tokens: matrix products by the vendor library around a pass over rows.
 
-With logits x = softcap(hidden weight^T + bias), everything the loss needs of a token is
+With logits x = softcap(hidden weight^T + bias) and label y, all the loss needs of a token is
 
-    lse = log sum_v exp x_v,    label_logit = x_label,    logit_sum = sum_v x_v,
+    lse = log sum_v exp x_v,    nll = lse - x_y,    logit_sum = sum_v x_v,
 
-and the gradient with respect to its logits, given those with respect to the three, is
+and the gradient of any function of the three with respect to the product is
 
-    dx_v = (d_lse exp(x_v - lse) + d_label [v = label] + d_sum) (1 - (x_v / softcap)^2).
+    (on_probability exp(x_v - lse) + on_label [v = y] + on_logit) (1 - (x_v / softcap)^2),
+
+where on_probability = d_lse + d_nll, on_label = -d_nll, on_logit = d_logit_sum.
 
 A chunk's logits live in one workspace, where the gradient replaces them; no chunk's outlive it.
 """
@@ -18,8 +20,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import kept_tokens
-
 # Rows start on 16-element boundaries, so that a GPU can load them 128 bits at a time.
 ROW_ALIGNMENT = 16
 
@@ -30,13 +30,13 @@ class Kept:
 
     index: Tensor | None  # None: all of them
     labels: Tensor
-    unchecked: Tensor | None = (
-        None  # where labels are outside the vocabulary, if the host waits not
-    )
+    # Where labels are outside the vocabulary, if the host did not wait to check them.
+    invalid: Tensor | None = None
 
     def gather(self, values: Tensor) -> Tensor:
+        """Values of the kept tokens, next to each other in memory."""
         values = values.reshape(-1)
-        return values if self.index is None else values.index_select(0, self.index)
+        return values.contiguous() if self.index is None else values.index_select(0, self.index)
 
     def scatter(self, values: Tensor, shape: torch.Size) -> Tensor:
         """Values of the kept tokens at their places, zero elsewhere."""
@@ -45,30 +45,42 @@ class Kept:
         full = values.new_zeros(shape.numel())
         return full.index_copy_(0, self.index, values).view(shape)
 
+    def select(self, rows: Tensor, part: slice) -> Tensor:
+        """The rows of a part of the kept tokens."""
+        return rows[part] if self.index is None else rows.index_select(0, self.index[part])
+
+    def put(self, rows: Tensor, part: slice, values: Tensor) -> None:
+        """The inverse of `select`."""
+        if self.index is None:
+            rows[part] = values
+        else:
+            rows.index_copy_(0, self.index[part], values)
+
 
 class Statistics(NamedTuple):
-    """Per token, float32 (float64 for float64 inputs); `logit_sum` is empty if nobody needs it."""
+    """Per token, float32 (float64 for float64 operands); `logit_sum` is empty if not wanted."""
 
     lse: Tensor
-    label_logit: Tensor
+    nll: Tensor
     logit_sum: Tensor
 
 
 @dataclass(frozen=True)
 class Pull:
-    """Gradients with respect to a token's statistics, up to the factor 1 + 2 z_loss lse on `lse`.
+    """How hard each token's probabilities, label and logits are pulled: see the formula above.
 
-    That factor is the z-loss: d(lse + z lse^2) / d lse. It is applied where the lse is first known.
+    `on_probability` still lacks the factor 1 + 2 z_loss lse of the z-loss, d(lse + z lse^2) / dlse,
+    which is known once the lse is.
     """
 
-    lse: Tensor
-    label_logit: Tensor
-    logit_sum: Tensor | None
+    on_probability: Tensor
+    on_label: Tensor
+    on_logit: Tensor | None
     z_loss: float = 0.0
 
     def of(self, part: slice) -> "Pull":
-        on_sum = None if self.logit_sum is None else self.logit_sum[part]
-        return Pull(self.lse[part], self.label_logit[part], on_sum, self.z_loss)
+        on_logit = None if self.on_logit is None else self.on_logit[part]
+        return Pull(self.on_probability[part], self.on_label[part], on_logit, self.z_loss)
 
 
 class Gradients(NamedTuple):
@@ -77,11 +89,10 @@ class Gradients(NamedTuple):
     bias: Tensor | None
 
 
-# (logits, labels, bias, softcap, statistics, lse_is_known, pull, gradient dtype) -> gradient, which
-# takes the place of the logits. Fills `statistics`; without a `pull` the result is meaningless.
+# (logits, labels, bias, softcap, statistics, pull, gradient dtype) -> gradient, which takes the
+# place of the logits. Fills `statistics`. Without a `pull` the logits become meaningless.
 RowPass = Callable[
-    [Tensor, Tensor, Tensor | None, float | None, Statistics, bool, Pull | None, torch.dtype],
-    Tensor,
+    [Tensor, Tensor, Tensor | None, float | None, Statistics, Pull | None, torch.dtype], Tensor
 ]
 
 
@@ -91,14 +102,21 @@ def sum_dtype(compute_dtype: torch.dtype) -> torch.dtype:
 
 
 def chunk_size(num_tokens: int, vocab: int, itemsize: int, device: torch.device) -> int:
-    """Tokens whose logits fit the workspace.
+    """Tokens whose logits fit the workspace, a multiple of 64.
 
-    At most 512 MiB (64 MiB on a CPU, where matrix products stop gaining at some 300 rows), and at
-    most a quarter of the tokens, but 256 tokens if that is more.
+    At most 512 MiB (128 MiB on a CPU, whose matrix products gain little from more), and at most a
+    quarter of the tokens, but 1,024 tokens if that is more.
     """
-    budget = (64 if device.type == "cpu" else 512) << 20
-    rows = min(budget // (vocab * itemsize), max(num_tokens // 4, 256))
+    budget = (128 if device.type == "cpu" else 512) << 20
+    rows = min(budget // (vocab * itemsize), max(num_tokens // 4, 1024))
     return max(rows // 64 * 64, 64)
+
+
+def kept_tokens(labels: Tensor, ignore_index: int | None) -> Tensor:
+    """Whether each token counts: bool, the shape of labels."""
+    if ignore_index is None:
+        return torch.ones_like(labels, dtype=torch.bool)
+    return labels != ignore_index
 
 
 def keep(labels: Tensor, ignore_index: int | None, vocab_start: int, vocab_size: int) -> Kept:
@@ -117,7 +135,7 @@ def keep(labels: Tensor, ignore_index: int | None, vocab_start: int, vocab_size:
         return Kept(None, flat - vocab_start, wrong)
     first = wrong.int().argmax()
     count, num_wrong, first_wrong, label = torch.stack(
-        [kept.sum(), wrong.sum(), first, flat[first]]
+        [kept.sum(), wrong.sum(), first, flat.take(first)]
     ).tolist()
     if num_wrong:
         place = torch.unravel_index(torch.tensor(first_wrong), labels.shape)
@@ -131,27 +149,22 @@ def keep(labels: Tensor, ignore_index: int | None, vocab_start: int, vocab_size:
     return Kept(index, flat.index_select(0, index) - vocab_start)
 
 
-def _product(a: Tensor, b: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """`a @ b` with sums and result in `dtype`, whatever the dtype of a and b."""
-    if a.dtype == dtype:
-        return torch.mm(a, b, out=out) if out is not None else torch.mm(a, b)
-    if a.is_cuda and dtype == torch.float32:
-        if out is None:
-            return torch.mm(a, b, out_dtype=dtype)
-        return torch.ops.aten.mm.dtype_out(a, b, dtype, out=out)
+def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+    """`out = a @ b`, summed in the dtype of out."""
+    if a.dtype == out.dtype:
+        return torch.mm(a, b, out=out)
     if a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32).to(dtype)
-    return _product(a.float(), b.float(), torch.float32, out).to(dtype)
+        return torch.ops.aten.mm.dtype_out(a, b, out.dtype, out=out)
+    return torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """`total += a @ b`, summed in the dtype of total."""
+def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> Tensor:
+    """`total = beta * total + a @ b`, summed in the dtype of total, which beta 0 overwrites."""
     if a.dtype == total.dtype:
-        total.addmm_(a, b)
-    elif a.is_cuda:
-        torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, out=total)
-    else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype))
+        return total.addmm_(a, b, beta=beta)
+    if a.is_cuda:
+        return torch.ops.aten.addmm.dtype_out(total, a, b, total.dtype, beta=beta, out=total)
+    return total.addmm_(a.to(total.dtype), b.to(total.dtype), beta=beta)
 
 
 def run(
@@ -164,7 +177,6 @@ def run(
     chunk_tokens: int | None,
     compute_dtype: torch.dtype,
     want_sum: bool = False,
-    lse: Tensor | None = None,
     pull: Pull | None = None,
     needs: Sequence[bool] = (False, False, False),
 ) -> tuple[Statistics, Gradients]:
@@ -174,7 +186,6 @@ def run(
         hidden: (N, H). weight: (V, H). bias: (V,).
         compute_dtype: of the matrix products' operands; products, logits and sums are float32
             (float64 for float64).
-        lse: (kept,), if it is known already.
         needs: whether the gradients of hidden, weight and bias are wanted.
 
     Returns:
@@ -189,37 +200,36 @@ def run(
     row = -(-vocab // ROW_ALIGNMENT) * ROW_ALIGNMENT
     workspace = hidden.new_empty((min(size, count), row), dtype=wide)[:, :vocab]
     statistics = Statistics(
-        hidden.new_empty(count, dtype=wide) if lse is None else lse,
+        hidden.new_empty(count, dtype=wide),
         hidden.new_empty(count, dtype=wide),
         hidden.new_empty(count if want_sum else 0, dtype=wide),
     )
     gradients = Gradients(
-        torch.zeros_like(hidden) if needs[0] else None,
-        torch.zeros_like(weight, dtype=wide) if needs[1] else None,
+        hidden.new_zeros(hidden.shape) if needs[0] else None,
+        weight.new_empty(weight.shape, dtype=wide) if needs[1] else None,
         hidden.new_zeros(vocab, dtype=wide) if needs[2] else None,
     )
+    if count == 0 and gradients.weight is not None:
+        gradients.weight.zero_()
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        rows = hidden[part] if kept.index is None else hidden[kept.index[part]]
-        rows = rows.to(compute_dtype)
-        logits = _product(rows, weight.t(), wide, out=workspace[: len(rows)])
+        rows = kept.select(hidden, part).to(compute_dtype)
         gradient = row_pass(
-            logits,
+            _product(rows, weight.t(), out=workspace[: len(rows)]),
             kept.labels[part],
             bias,
             softcap,
             Statistics(*(values[part] for values in statistics)),
-            lse is not None,
             None if pull is None else pull.of(part),
             compute_dtype,
         )
         if gradients.hidden is not None:
-            into = part if kept.index is None else kept.index[part]
-            gradients.hidden[into] = _product(gradient, weight, hidden.dtype)
+            product = _product(gradient, weight, out=rows.new_empty(rows.shape, dtype=wide))
+            kept.put(gradients.hidden, part, product.to(hidden.dtype))
         if gradients.weight is not None:
-            _add_product(gradients.weight, gradient.t(), rows)
+            _add_product(gradients.weight, gradient.t(), rows, beta=float(start > 0))
         if gradients.bias is not None:
             gradients.bias.add_(gradient.sum(0, dtype=wide))
-    if kept.unchecked is not None:
-        statistics.label_logit.masked_fill_(kept.unchecked, float("nan"))
+    if kept.invalid is not None:
+        statistics.nll.masked_fill_(kept.invalid, float("nan"))
     return statistics, gradients

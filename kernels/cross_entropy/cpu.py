@@ -5,8 +5,8 @@ from torch import Tensor
 
 from .chunks import Pull, Statistics
 
-# Elements worked on at once: 1 MiB of float32.
-BLOCK_ELEMENTS = 1 << 18
+# Elements worked on at once: 2 MiB of float32.
+BLOCK_ELEMENTS = 1 << 19
 
 
 def row_pass(
@@ -15,13 +15,13 @@ def row_pass(
     bias: Tensor | None,
     softcap: float | None,
     statistics: Statistics,
-    lse_is_known: bool,
     pull: Pull | None,
     gradient_dtype: torch.dtype,
 ) -> Tensor:
     """See `chunks.RowPass`. Logits and gradient are float32 or float64, the compute dtype here."""
+    assert logits.dtype == gradient_dtype
     count, vocab = logits.shape
-    # A label outside these columns belongs to another shard of the vocabulary.
+    # A label outside these columns belongs to another shard of the vocabulary: its logit is 0 here.
     present = (labels >= 0) & (labels < vocab)
     labels = labels.clamp(0, vocab - 1)
     rows = max(BLOCK_ELEMENTS // vocab, 1)
@@ -31,22 +31,25 @@ def row_pass(
         if bias is not None:
             x += bias
         if softcap is not None:
-            x.div_(softcap).tanh_().mul_(softcap)
-        lse = statistics.lse[part]
-        statistics.label_logit[part] = x.gather(1, label)[:, 0].where(here, 0.0)
+            x.div_(softcap).tanh_()
+            slope = 1.0 - x.square()
+            x.mul_(softcap)
+        label_logit = x.gather(1, label)[:, 0].where(here, 0.0)
         if statistics.logit_sum.numel():
             statistics.logit_sum[part] = x.sum(1)
-        if not lse_is_known:
-            lse.copy_(x.logsumexp(1))
+        top = x.amax(1)
+        total = x.sub_(top[:, None]).exp_().sum(1)
+        log_total = total.log()
+        # lse - label_logit would round a confident token's small loss like its large lse.
+        statistics.nll[part] = (top - label_logit) + log_total
+        statistics.lse[part] = top + log_total
         if pull is None:
             continue
-        # Still from the logits, which the next lines overwrite.
-        slope = None if softcap is None else 1.0 - (x / softcap).square_()
-        on_probability = pull.lse[part] * (1.0 + 2.0 * pull.z_loss * lse)
-        x.sub_(lse[:, None]).exp_().mul_(on_probability[:, None])
-        x.scatter_add_(1, label, pull.label_logit[part].where(here, 0.0)[:, None])
-        if pull.logit_sum is not None:
-            x.add_(pull.logit_sum[part, None])
-        if slope is not None:
+        z_factor = 1.0 + 2.0 * pull.z_loss * statistics.lse[part]
+        x.mul_((pull.on_probability[part] * z_factor / total)[:, None])
+        x.scatter_add_(1, label, pull.on_label[part].where(here, 0.0)[:, None])
+        if pull.on_logit is not None:
+            x.add_(pull.on_logit[part, None])
+        if softcap is not None:
             x.mul_(slope)
     return logits

@@ -6,18 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import (
-    check_loss,
-    check_softcap_and_chunk,
-    check_tensors,
-    divisor_of_mean,
-    kept_tokens,
-)
-from .chunks import Statistics, sum_dtype
-from .operations import BY_DEVICE, BY_TRITON, Operations, token_loss_of
+from .arguments import check_loss, check_softcap_and_chunk, check_tensors
+from .chunks import Statistics, kept_tokens, sum_dtype
+from .operations import BY_DEVICE, BY_TRITON, Operations
+from .reduction import divisor_of_mean, loss_of_tokens, reduce_tokens
 
 
-def _compute_dtype(operations: Operations, hidden: Tensor) -> torch.dtype:
+def compute_dtype_of(operations: Operations, hidden: Tensor) -> torch.dtype:
     """What the operands of the matrix products are rounded to: autocast's dtype, else hidden's."""
     dtype, device = hidden.dtype, hidden.device.type
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
@@ -45,31 +40,39 @@ def _loss(
     check_softcap_and_chunk(softcap, chunk_tokens)
     check_loss(reduction, label_smoothing, z_loss, num_items)
     vocab = weight.shape[0]
-    compute_dtype = _compute_dtype(operations, hidden)
+    if token_weight is not None:
+        # Once, so that its gradients, as factor and in the divisor, meet before they are rounded.
+        token_weight = token_weight.to(sum_dtype(hidden.dtype))
+    compute_dtype = compute_dtype_of(operations, hidden)
     needs = [
         torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
         for tensor in (hidden, weight, bias)
     ]
-    per_token = reduction == "none" or return_lse or not any(needs)
-    if per_token:
-        statistics = operations.statistics(
-            hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, compute_dtype,
-            0, vocab, label_smoothing > 0.0,
+    kept = kept_tokens(labels, ignore_index)
+    if reduction == "none" or return_lse or not any(needs):
+        statistics = Statistics(
+            *operations.statistics(
+                hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, compute_dtype,
+                0, vocab, label_smoothing > 0.0,
+            )
         )  # fmt: skip
-        loss = token_loss_of(Statistics(*statistics), vocab, label_smoothing, z_loss)
-        if token_weight is not None:
-            loss = loss * token_weight.to(loss.dtype)
-        if reduction != "none":
-            loss = loss.sum()
-    else:
-        loss, *_ = operations.total(
-            hidden, weight, labels, bias, token_weight, ignore_index, label_smoothing, z_loss,
-            softcap, chunk_tokens, compute_dtype, needs,
-        )  # fmt: skip
+        loss = loss_of_tokens(statistics, vocab, label_smoothing, z_loss)
+        loss = reduce_tokens(loss, kept, reduction, token_weight, num_items)
+        return (loss, statistics.lse) if return_lse else loss
+    divisor = None
     if reduction == "mean":
-        kept = kept_tokens(labels, ignore_index)
-        loss = loss / divisor_of_mean(kept, token_weight, num_items, loss.dtype)
-    return (loss, statistics[0]) if return_lse else loss
+        divisor = divisor_of_mean(kept, token_weight, num_items, sum_dtype(compute_dtype))
+        if operations.widens(hidden):
+            # In float32 nothing underflows: divide before, and backward finds a factor of 1.
+            share = (
+                torch.ones_like(kept, dtype=divisor.dtype) if token_weight is None else token_weight
+            )
+            token_weight, divisor = share / divisor.detach(), divisor / divisor.detach()
+    total, *_ = operations.total(
+        hidden, weight, labels, bias, token_weight, ignore_index, label_smoothing, z_loss,
+        softcap, chunk_tokens, compute_dtype, needs,
+    )  # fmt: skip
+    return total if divisor is None else total / divisor
 
 
 def linear_cross_entropy(
@@ -167,11 +170,11 @@ def _token_logprobs(
 ) -> TokenLogprobs:
     check_tensors(hidden, weight, labels, bias)
     check_softcap_and_chunk(softcap, chunk_tokens)
-    lse, label_logit, _ = operations.statistics(
+    lse, nll, _ = operations.statistics(
         hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens,
-        _compute_dtype(operations, hidden), 0, weight.shape[0], False,
+        compute_dtype_of(operations, hidden), 0, weight.shape[0], False,
     )  # fmt: skip
-    return TokenLogprobs(label_logit - lse, label_logit, lse)
+    return TokenLogprobs(-nll, lse - nll, lse)
 
 
 def token_logprobs(

@@ -1,7 +1,7 @@
 """The two `torch.library` operations that carry every option of the loss.
 
-- `..._statistics` gives the log-sum-exp, the label's logit and (for label smoothing) the sum of the
-  logits of each token, differentiable by computing the logits once more: 4 matrix products in all.
+- `..._statistics` gives each token's log-sum-exp, negative log-likelihood and (for label smoothing)
+  sum of logits, differentiable by computing the logits once more: 4 matrix products in all.
   The loss of each token is ordinary autograd on these three numbers.
 - `..._total` gives the weighted sum of the tokens' losses. Its gradients are computed in the same
   pass over the chunks, up to one factor that is known only in backward: 3 matrix products.
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from . import cpu, kernel
-from .chunks import Pull, RowPass, Statistics, keep, run, sum_dtype
+from .chunks import Pull, RowPass, keep, run, sum_dtype
+from .reduction import loss_of_tokens
 
 
 class Operations(NamedTuple):
@@ -27,19 +28,6 @@ class Operations(NamedTuple):
     total: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
     # Processors without matrix units for 16-bit numbers multiply faster in float32.
     widens: Callable[[Tensor], bool]
-
-
-def token_loss_of(
-    statistics: Statistics, vocab: int, label_smoothing: float, z_loss: float
-) -> Tensor:
-    """(1 - e) (lse - x_label) + e (lse - mean_v x_v) + z lse^2."""
-    lse, label_logit, logit_sum = statistics
-    loss = lse - (1.0 - label_smoothing) * label_logit
-    if label_smoothing:
-        loss = loss - (label_smoothing / vocab) * logit_sum
-    if z_loss:
-        loss = loss + z_loss * lse.square()
-    return loss
 
 
 def _without_autocast(hidden: Tensor) -> torch.autocast:
@@ -74,7 +62,7 @@ def _statistics_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Ten
             )
         return (
             kept.scatter(found.lse, labels.shape),
-            kept.scatter(found.label_logit, labels.shape),
+            kept.scatter(found.nll, labels.shape),
             kept.scatter(found.logit_sum, labels.shape) if want_sum else found.logit_sum,
         )
 
@@ -84,9 +72,8 @@ def _statistics_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Ten
 def _statistics_backward_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     def statistics_backward(
         d_lse: Tensor,
-        d_label_logit: Tensor,
+        d_nll: Tensor,
         d_logit_sum: Tensor | None,
-        lse: Tensor,
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
@@ -101,12 +88,12 @@ def _statistics_backward_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Te
     ) -> tuple[Tensor, Tensor, Tensor]:
         kept = keep(labels, ignore_index, vocab_start, vocab_size)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        d_sum = None if d_logit_sum is None else kept.gather(d_logit_sum)
-        pull = Pull(kept.gather(d_lse), kept.gather(d_label_logit), d_sum)
+        on_logit = None if d_logit_sum is None else kept.gather(d_logit_sum)
+        pull = Pull(kept.gather(d_lse + d_nll), -kept.gather(d_nll), on_logit)
         with _without_autocast(hidden):
             _, gradients = run(
                 row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
-                lse=kept.gather(lse), pull=pull, needs=needs,
+                pull=pull, needs=needs,
             )  # fmt: skip
             d_hidden, d_weight, d_bias = gradients
             return (
@@ -141,14 +128,14 @@ def _total_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor, 
             share = flat.new_ones(kept.labels.shape, dtype=wide)
         else:
             share = kept.gather(token_weight).to(wide)
-        on_sum = -label_smoothing / vocab * share if label_smoothing else None
-        pull = Pull(share, (label_smoothing - 1.0) * share, on_sum, z_loss)
+        on_logit = -label_smoothing / vocab * share if label_smoothing else None
+        pull = Pull(share, (label_smoothing - 1.0) * share, on_logit, z_loss)
         with _without_autocast(hidden):
             found, gradients = run(
                 row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
                 want_sum=label_smoothing > 0.0, pull=pull, needs=needs,
             )  # fmt: skip
-            loss = token_loss_of(found, vocab, label_smoothing, z_loss)
+            loss = loss_of_tokens(found, vocab, label_smoothing, z_loss)
             d_hidden, d_weight, d_bias = gradients
             return (
                 (share * loss).sum(),
@@ -175,16 +162,15 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
     backward.register_kernel("cuda")(_statistics_backward_by(on_gpu))
 
     @forward.register_fake
-    def _(hidden, weight, labels, *rest):
-        compute_dtype, want_sum = rest[4], rest[7]
-
-        def new() -> Tensor:
-            return hidden.new_empty(labels.shape, dtype=sum_dtype(compute_dtype))
-
-        return new(), new(), new() if want_sum else new().new_empty(0)
+    def _(
+        hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, compute_dtype,
+        vocab_start, vocab_size, want_sum,
+    ):  # fmt: skip
+        shapes = (labels.shape, labels.shape, labels.shape if want_sum else 0)
+        return tuple(hidden.new_empty(shape, dtype=sum_dtype(compute_dtype)) for shape in shapes)
 
     @backward.register_fake
-    def _(d_lse, d_label_logit, d_logit_sum, lse, hidden, weight, labels, bias, *rest):
+    def _(d_lse, d_nll, d_logit_sum, hidden, weight, labels, bias, *rest):
         needs = rest[-1]
         return (
             hidden.new_empty(hidden.shape if needs[0] else 0),
@@ -194,20 +180,26 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
 
     def setup_context(ctx, inputs, output):
         hidden, weight, labels, bias, *rest, want_sum = inputs
-        lse, _, logit_sum = output
-        ctx.save_for_backward(lse, hidden, weight, labels, bias)
+        ctx.save_for_backward(hidden, weight, labels, bias)
         ctx.rest = rest
-        ctx.set_materialize_grads(False)
+        lse, _, logit_sum = output
+        ctx.dtype = lse.dtype
         if not want_sum:
             ctx.mark_non_differentiable(logit_sum)
+        ctx.set_materialize_grads(False)
 
-    def differentiate(ctx, d_lse, d_label_logit, d_logit_sum):
-        lse, *inputs = ctx.saved_tensors
-        hidden, weight, _, bias = inputs
+    def differentiate(ctx, d_lse, d_nll, d_logit_sum):
+        hidden, weight, labels, bias = ctx.saved_tensors
         needs = [x is not None and x.requires_grad for x in (hidden, weight, bias)]
-        d_lse = torch.zeros_like(lse) if d_lse is None else d_lse
-        d_label_logit = torch.zeros_like(lse) if d_label_logit is None else d_label_logit
-        gradients = backward(d_lse, d_label_logit, d_logit_sum, lse, *inputs, *ctx.rest, needs)
+        nothing = hidden.new_zeros(labels.shape, dtype=ctx.dtype)
+        gradients = backward(
+            nothing if d_lse is None else d_lse,
+            nothing if d_nll is None else d_nll,
+            d_logit_sum,
+            *ctx.saved_tensors,
+            *ctx.rest,
+            needs,
+        )
         d_hidden, d_weight, d_bias = (
             gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
         )
@@ -218,8 +210,17 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
 
 
 def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The product in the wider of both dtypes, rounded once: a 0-dim factor would not widen it."""
-    return (gradient * factor.reshape((1,) * gradient.dim())).to(dtype)
+    """Their product, rounded once to `dtype`. A 0-dim factor would be rounded before.
+
+    Where a factor of 1 shows without waiting for a GPU (and without tracing, hence the type), the
+    gradient itself. With `retain_graph` that is the saved tensor: autograd copies it into `.grad`,
+    and complains in the next backward if somebody has written to it.
+    """
+    known = type(factor) is Tensor and factor.device.type == "cpu"
+    if known and gradient.dtype == dtype and factor.item() == 1.0:
+        return gradient
+    factor = factor.reshape((1,) * gradient.dim())
+    return torch.mul(gradient, factor, out=gradient.new_empty(gradient.shape, dtype=dtype))
 
 
 def _define_total(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., Any]:
@@ -249,6 +250,7 @@ def _define_total(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., 
         ctx.needs = [*needs, token_weight is not None and token_weight.requires_grad]
         ctx.num_options = len(rest) + 1
         ctx.mark_non_differentiable(token_loss, *gradients)
+        ctx.set_materialize_grads(False)  # of them: a zero as large as the weight
 
     def differentiate(ctx, d_total, *_):
         if torch.is_grad_enabled():

@@ -4,16 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import (
-    check_loss,
-    check_softcap_and_chunk,
-    check_tensors,
-    divisor_of_mean,
-    kept_tokens,
-)
+from .arguments import check_loss, check_softcap_and_chunk, check_tensors
 
 
-def _kept_statistics(
+def _kept_logits(
     hidden: Tensor,
     weight: Tensor,
     labels: Tensor,
@@ -21,8 +15,10 @@ def _kept_statistics(
     ignore_index: int | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, logit of the label and log-sum-exp of the tokens that count."""
-    kept = kept_tokens(labels, ignore_index)
+    """Which tokens count (bool, the shape of labels), and their labels and logits."""
+    kept = torch.full_like(labels, True, dtype=torch.bool)
+    if ignore_index is not None:
+        kept = labels != ignore_index
     targets = labels[kept]
     if ((targets < 0) | (targets >= weight.shape[0])).any():
         raise ValueError(f"a label is outside the vocabulary of {weight.shape[0]}")
@@ -31,7 +27,7 @@ def _kept_statistics(
         logits = logits.float()
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
-    return logits, logits.gather(-1, targets[:, None])[:, 0], logits.logsumexp(-1)
+    return kept, targets, logits
 
 
 def linear_cross_entropy_reference(
@@ -59,24 +55,23 @@ def linear_cross_entropy_reference(
     check_softcap_and_chunk(softcap, chunk_tokens)
     check_loss(reduction, label_smoothing, z_loss, num_items)
 
-    kept = kept_tokens(labels, ignore_index)
-    logits, label_logit, kept_lse = _kept_statistics(
-        hidden, weight, labels, bias, ignore_index, softcap
+    kept, targets, logits = _kept_logits(hidden, weight, labels, bias, ignore_index, softcap)
+    lse = logits.logsumexp(-1)
+    loss = (
+        F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
+        + z_loss * lse.square()
     )
-    cross_entropy = (
-        kept_lse
-        - (1.0 - label_smoothing) * label_logit
-        - (label_smoothing * logits.mean(-1) if label_smoothing else 0.0)
-    )
-    kept_loss = cross_entropy + z_loss * kept_lse.square()
+    weights = torch.ones_like(loss)
     if token_weight is not None:
-        kept_loss = kept_loss * token_weight[kept].to(logits.dtype)
-
+        weights = token_weight[kept].to(loss.dtype)
     zeros = logits.new_zeros(labels.shape)
-    loss = zeros.masked_scatter(kept, kept_loss) if reduction == "none" else kept_loss.sum()
+    loss = zeros.masked_scatter(kept, weights * loss)
+    if reduction != "none":
+        loss = loss.sum()
     if reduction == "mean":
-        loss = loss / divisor_of_mean(kept, token_weight, num_items, logits.dtype)
-    return (loss, zeros.masked_scatter(kept, kept_lse)) if return_lse else loss
+        divisor = weights.sum() if num_items is None else torch.as_tensor(num_items).to(loss)
+        loss = loss / divisor if divisor != 0.0 else loss
+    return (loss, zeros.masked_scatter(kept, lse)) if return_lse else loss
 
 
 def token_logprobs_reference(
@@ -91,9 +86,9 @@ def token_logprobs_reference(
     """As `token_logprobs`: log-probability and logit of each label, and the log-sum-exp."""
     check_tensors(hidden, weight, labels, bias)
     check_softcap_and_chunk(softcap, chunk_tokens)
-    _, label_logit, lse = _kept_statistics(hidden, weight, labels, bias, ignore_index, softcap)
-    kept = kept_tokens(labels, ignore_index)
-    zeros = lse.new_zeros(labels.shape)
+    kept, targets, logits = _kept_logits(hidden, weight, labels, bias, ignore_index, softcap)
+    label_logit, lse = logits.gather(-1, targets[:, None])[:, 0], logits.logsumexp(-1)
+    zeros = logits.new_zeros(labels.shape)
     logprob, label_logit, lse = (
         zeros.masked_scatter(kept, value) for value in (label_logit - lse, label_logit, lse)
     )
