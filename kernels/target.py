@@ -22,6 +22,10 @@ def require_launchable(name: str, tensor: Tensor) -> None:
     )
 
 
+INTERPRETED = "sm_90"
+"""The architecture whose tiles the interpreter runs."""
+
+
 @functools.cache
 def _architecture_of(index: int) -> str:
     if torch.version.hip:
@@ -31,5 +35,5 @@ def _architecture_of(index: int) -> str:
 
 
 def architecture(tensor: Tensor) -> str:
-    """Key of the tables of tiles: `"sm_90"`, `"gfx942"`, ...; `"sm_90"` in the interpreter."""
-    return _architecture_of(tensor.device.index) if tensor.is_cuda else "sm_90"
+    """Key of the tables of tiles: `"sm_90"`, `"gfx942"`, ...; `INTERPRETED` for CPU tensors."""
+    return _architecture_of(tensor.device.index) if tensor.is_cuda else INTERPRETED

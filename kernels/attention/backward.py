@@ -17,32 +17,27 @@ import triton.language as tl
 from torch import Tensor
 
 from ..target import architecture
+from . import tiles
 from .forward import (
     LENGTHS,
-    Tiles,
     check_launchable,
     common_arguments,
+    grid,
     strides,
 )
 from .mask import Mask
+from .memory import (
+    descriptor,
+    document_offset,
+    is_described,
+    load_described,
+    load_tile,
+    store_tile,
+)
 from .schedule import document_tiles, key_range, locate, position_at, query_range, visible
-from .tile import capped, descriptor, document_offset, load_described, load_tile, store_tile
+from .softcap import capped
 
 LOG2_E = tl.constexpr(math.log2(math.e))
-
-
-def query_gradient_tiles(arch: str, head_dim: int, itemsize: int) -> Tiles:
-    """The dq kernel's tiles."""
-    if itemsize == 4:
-        return Tiles(64, 32, 4, 1)
-    return Tiles(128, 64, 8, 2)
-
-
-def key_gradient_tiles(arch: str, head_dim: int, itemsize: int) -> Tiles:
-    """The dk/dv kernel's tiles."""
-    if itemsize == 4:
-        return Tiles(32, 64, 4, 1)
-    return Tiles(64, 128, 8, 2)
 
 
 def launch(
@@ -56,73 +51,67 @@ def launch(
     mask: Mask,
     scale: float,
     softcap: float | None,
-    query_config: Tiles | None = None,
-    key_config: Tiles | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v by the Triton kernels."""
     check_launchable(q)
-    arch, head_dim, itemsize = architecture(q), q.shape[3], q.element_size()
-    query_config = query_config or query_gradient_tiles(arch, head_dim, itemsize)
-    key_config = key_config or key_gradient_tiles(arch, head_dim, itemsize)
-    grad_q, grad_k, grad_v = (
-        x.new_empty(x.shape[0], x.shape[2], x.shape[1], head_dim).transpose(1, 2) for x in (q, k, v)
-    )
+    grad_q, grad_k, grad_v = (_new_gradient(x) for x in (q, k, v))
     if q.numel() == 0 or k.numel() == 0:
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
     delta = torch.empty_like(lse)
+    arch, head_dim, itemsize = architecture(q), q.shape[3], q.element_size()
     with torch.cuda.device_of(q):
-        table = document_tiles(mask, q, k, query_config.block_m, of_keys=False)
-        _attention_query_gradient[_grid(table, q, query_config.block_m)](
+        described = is_described(arch, k) and is_described(arch, v)
+        config = tiles.choose(
+            tiles.QUERY_GRADIENT, arch, head_dim, itemsize, described, softcap is not None
+        )
+        table = document_tiles(mask, q, k, config.block_m, of_keys=False)
+        _attention_query_gradient[grid(table, q, config.block_m)](
             do_ptr=grad_out,
             dlse_ptr=grad_lse,
             o_ptr=out,
             lse_ptr=lse,
             delta_ptr=delta,
             dq_ptr=grad_q,
-            k_desc=descriptor(k, query_config.block_n, arch, mask),
-            v_desc=descriptor(v, query_config.block_n, arch, mask),
+            k_desc=descriptor(k, config.block_n) if described else None,
+            v_desc=descriptor(v, config.block_n) if described else None,
             **strides("do", grad_out),
             **strides("o", out),
             **strides("dq", grad_q),
             stride_dlse_b=0 if grad_lse is None else grad_lse.stride(0),
             stride_dlse_h=0 if grad_lse is None else grad_lse.stride(1),
             stride_dlse_s=0 if grad_lse is None else grad_lse.stride(2),
-            **common_arguments(q, k, v, mask, table, scale, softcap),
             scale=scale,
-            BLOCK_M=query_config.block_m,
-            BLOCK_N=query_config.block_n,
-            num_warps=query_config.num_warps,
-            num_stages=query_config.num_stages,
-            enable_fp_fusion=True,
+            **common_arguments(q, k, v, mask, table, scale, softcap, config),
         )
-        table = document_tiles(mask, q, k, key_config.block_n, of_keys=True)
-        _attention_key_gradient[_grid(table, k, key_config.block_n)](
+        # In a document's last tile the accelerator would read the next document, where a NaN
+        # would outlive its weight of 0.
+        described = is_described(arch, q) and is_described(arch, grad_out)
+        described = described and mask.cu_seqlens is None
+        config = tiles.choose(
+            tiles.KEY_GRADIENT, arch, head_dim, itemsize, described, softcap is not None
+        )
+        table = document_tiles(mask, q, k, config.block_n, of_keys=True)
+        _attention_key_gradient[grid(table, k, config.block_n)](
             do_ptr=grad_out,
             lse_ptr=lse,
             delta_ptr=delta,
             dk_ptr=grad_k,
             dv_ptr=grad_v,
-            q_desc=descriptor(q, key_config.block_m, arch, mask),
-            do_desc=descriptor(grad_out, key_config.block_m, arch, mask),
+            q_desc=descriptor(q, config.block_m) if described else None,
+            do_desc=descriptor(grad_out, config.block_m) if described else None,
             **strides("do", grad_out),
             **strides("dk", grad_k),
             **strides("dv", grad_v),
-            **common_arguments(q, k, v, mask, table, scale, softcap),
             scale=scale,
-            BLOCK_M=key_config.block_m,
-            BLOCK_N=key_config.block_n,
-            num_warps=key_config.num_warps,
-            num_stages=key_config.num_stages,
-            enable_fp_fusion=True,
+            **common_arguments(q, k, v, mask, table, scale, softcap, config),
         )
     return grad_q, grad_k, grad_v
 
 
-def _grid(table: Tensor | None, x: Tensor, block: int) -> tuple[int, int, int]:
-    batch, heads, length, _ = x.shape
-    if table is None:
-        return triton.cdiv(length, block), heads, batch
-    return table.shape[0], heads, 1
+def _new_gradient(x: Tensor) -> Tensor:
+    """Uninitialised, with the heads of a token side by side in memory."""
+    batch, heads, length, head_dim = x.shape
+    return x.new_empty(batch, length, heads, head_dim).transpose(1, 2)
 
 
 @triton.jit(do_not_specialize=LENGTHS)
@@ -550,7 +539,6 @@ def _add_key_gradients(
 ):
     for i0 in range(start, end, BLOCK_M):
         i = i0 + tl.arange(0, BLOCK_M)
-        # A described tile may reach into the next document, whose queries weigh 0 here.
         if q_desc is None:
             q = load_tile(q_ptr, i0, q_count, stride_qs, stride_qd, BLOCK_M, BLOCK_D, HEAD_DIM)
         else:

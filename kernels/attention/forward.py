@@ -8,7 +8,7 @@ scores enter it times `log2(e)`, in one fused multiply-add with the subtraction 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -16,25 +16,18 @@ import triton.language as tl
 from torch import Tensor
 
 from ..target import architecture, require_launchable
+from . import tiles
 from .mask import Mask
+from .memory import (
+    descriptor,
+    document_offset,
+    is_described,
+    load_described,
+    load_tile,
+    store_tile,
+)
 from .schedule import document_tiles, key_range, locate, position_at, visible
-from .tile import capped, descriptor, document_offset, load_described, load_tile, store_tile
-
-
-class Tiles(NamedTuple):
-    """How a kernel is cut: queries and keys of a tile, warps, and stages of its pipeline."""
-
-    block_m: int
-    block_n: int
-    num_warps: int
-    num_stages: int
-
-
-def tiles(arch: str, head_dim: int, itemsize: int) -> Tiles:
-    """The forward kernel's tiles."""
-    if itemsize == 4:
-        return Tiles(64, 32, 4, 1)
-    return Tiles(128, 64 if head_dim <= 128 else 32, 8 if head_dim > 64 else 4, 2)
+from .softcap import capped
 
 
 def launch(
@@ -44,7 +37,6 @@ def launch(
     mask: Mask,
     scale: float,
     softcap: float | None,
-    config: Tiles | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output and lse of `op.attention` by the Triton kernel."""
     check_launchable(q)
@@ -54,26 +46,20 @@ def launch(
     if q.numel() == 0:
         return out, lse
     arch = architecture(q)
-    config = config or tiles(arch, head_dim, q.element_size())
+    described = is_described(arch, k) and is_described(arch, v)
+    config = tiles.choose(
+        tiles.FORWARD, arch, head_dim, q.element_size(), described, softcap is not None
+    )
     with torch.cuda.device_of(q):
         table = document_tiles(mask, q, k, config.block_m, of_keys=False)
-        if table is None:
-            grid = (triton.cdiv(q_length, config.block_m), heads, batch)
-        else:
-            grid = (table.shape[0], heads, 1)
-        _attention_forward[grid](
-            k_desc=descriptor(k, config.block_n, arch, mask),
-            v_desc=descriptor(v, config.block_n, arch, mask),
+        _attention_forward[grid(table, q, config.block_m)](
+            k_desc=descriptor(k, config.block_n) if described else None,
+            v_desc=descriptor(v, config.block_n) if described else None,
             o_ptr=out,
             lse_ptr=lse,
             unit=scale if softcap is None else softcap,
             **strides("o", out),
-            **common_arguments(q, k, v, mask, table, scale, softcap),
-            BLOCK_M=config.block_m,
-            BLOCK_N=config.block_n,
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
-            enable_fp_fusion=True,
+            **common_arguments(q, k, v, mask, table, scale, softcap, config),
         )
     return out, lse
 
@@ -85,6 +71,14 @@ def check_launchable(q: Tensor) -> None:
         raise ValueError("q has dtype torch.float64: the Triton kernels take at most float32")
     if q.shape[3] > 256:
         raise ValueError(f"q has head dim {q.shape[3]}: the Triton kernels take at most 256")
+
+
+def grid(table: Tensor | None, x: Tensor, block: int) -> tuple[int, int, int]:
+    """Tiles of queries (keys), heads, and batch rows, of which a table of tiles names its own."""
+    batch, heads, length, _ = x.shape
+    if table is None:
+        return triton.cdiv(length, block), heads, batch
+    return table.shape[0], heads, 1
 
 
 def strides(name: str, x: Tensor) -> dict[str, int]:
@@ -100,7 +94,8 @@ def common_arguments(
     table: Tensor | None,
     scale: float,
     softcap: float | None,
-) -> dict[str, object]:
+    config: tiles.Tiles,
+) -> dict[str, Any]:
     """What the forward and the backward kernels are told in the same words."""
     positions = mask.window_position_ids
     return {
@@ -130,6 +125,11 @@ def common_arguments(
         "GROUP": q.shape[1] // k.shape[1],
         "HEAD_DIM": q.shape[3],
         "BLOCK_D": max(triton.next_power_of_2(q.shape[3]), 16),
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "num_warps": config.num_warps,
+        "num_stages": config.num_stages,
+        "enable_fp_fusion": True,
     }
 
 

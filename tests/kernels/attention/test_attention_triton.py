@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lrk.kernels.attention import attention_reference, attention_triton, backward, forward
-from lrk.kernels.attention.forward import Tiles
+from lrk.kernels.attention import attention_reference, attention_triton, backward, tiles
+from lrk.kernels.attention.mask import Mask
+from lrk.kernels.attention.tiles import Tiles
 
 
 @pytest.fixture
@@ -16,13 +17,11 @@ def small_tiles(monkeypatch):
 
     def use(seed: int) -> None:
         draw = random.Random(seed)
-        for module, name in (
-            (forward, "tiles"),
-            (backward, "query_gradient_tiles"),
-            (backward, "key_gradient_tiles"),
-        ):
-            config = Tiles(draw.choice([32, 64, 64]), draw.choice([32, 64, 64]), 4, 1)
-            monkeypatch.setattr(module, name, lambda *_, config=config: config)
+        chosen = {
+            kernel: Tiles(draw.choice([32, 64, 64]), draw.choice([32, 64, 64]), 4, 1)
+            for kernel in (tiles.FORWARD, tiles.QUERY_GRADIENT, tiles.KEY_GRADIENT)
+        }
+        monkeypatch.setattr(tiles, "choose", lambda kernel, *_: chosen[kernel])
 
     return use
 
@@ -151,8 +150,6 @@ def test_offsets_beyond_two_billion_elements(device):
 
 
 def _causal_mask():
-    from lrk.kernels.attention.mask import Mask
-
     return Mask(None, None, None, None, None, causal=True, q_offset=0, window=None)
 
 

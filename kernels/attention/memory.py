@@ -1,35 +1,30 @@
-"""Moving tiles between memory and registers, and scores: what all attention kernels share."""
+"""Moving tiles between memory and registers: by pointers and masks, or by tensor descriptors."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .mask import Mask
 
+def is_described(arch: str, x: Tensor) -> bool:
+    """Whether the tensor memory accelerator of `arch` can load tiles of a (B, H, S, D) tensor.
 
-def descriptor(x: Tensor, rows: int, arch: str, mask: Mask) -> TensorDescriptor | None:
-    """What the tensor memory accelerator needs to load (rows, D) tiles of a (B, H, S, D) tensor.
-
-    None where it cannot: before sm_90, elsewhere than on NVIDIA, and if the head dimension is not
-    dense or anything begins off a multiple of 16 bytes. None too for documents and cut-off rows: it
-    zeros what is beyond the tensor, not what is beyond a document, and a NaN there times a weight
-    of 0 is NaN.
+    Only sm_90 and sm_100 have one. It wants a dense head dimension, and everything to begin at a
+    multiple of 16 bytes.
     """
-    if mask.cu_seqlens is not None or mask.kv_lengths is not None:
-        return None
-    if not (arch.startswith(("sm_9", "sm_10")) and x.numel() and tma_strides(x)):
-        return None
+    *outer, last = _strides_of_used_axes(x)
+    aligned = all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in outer)
+    has_one = arch.startswith(("sm_9", "sm_10"))
+    return has_one and x.numel() > 0 and last == 1 and aligned and x.data_ptr() % 16 == 0
+
+
+def descriptor(x: Tensor, rows: int) -> TensorDescriptor:
+    """Describes (rows, D) tiles of a tensor to the tensor memory accelerator.
+
+    Beyond the end of the tensor it reads zeros, but beyond that of a document the next document.
+    """
     block = [1, 1, rows, max(triton.next_power_of_2(x.shape[3]), 16)]
     return TensorDescriptor(x, list(x.shape), _strides_of_used_axes(x), block)
-
-
-def tma_strides(x: Tensor) -> bool:
-    """Whether the layout of `x` is one that a tensor memory accelerator addresses."""
-    *outer, last = _strides_of_used_axes(x)
-    size = x.element_size()
-    aligned = all(stride > 0 and stride * size % 16 == 0 for stride in outer)
-    return last == 1 and aligned and x.data_ptr() % 16 == 0
 
 
 def _strides_of_used_axes(x: Tensor) -> list[int]:
@@ -102,27 +97,3 @@ def store_tile(
     ptrs = ptr + tl.cast(first, tl.int64) * stride_s + row * stride_s + column * stride_d
     inside = (first + row < count) & (column < HEAD_DIM)
     tl.store(ptrs, tile.to(ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def capped(products, softcap_scale):
-    """Scores up to a factor: `q . k` as it is, or `tanh(q . k * scale / softcap)`."""
-    if softcap_scale is not None:
-        products = _tanh(products * softcap_scale)
-    return products
-
-
-@triton.jit
-def _tanh(x):
-    """tanh within 1.6e-7 relative; neither backend's own runs in the interpreter.
-
-    From |x| = 0.625 on as `1 - 2 / (exp(2|x|) + 1)`; below, where that cancels, by a polynomial
-    fitted at Chebyshev nodes.
-    """
-    decay = tl.exp2(-2.8853900817779268 * tl.abs(x))
-    large = 1.0 - 2.0 * decay / (1.0 + decay)
-    y = x * x
-    series = 0.021003641188144684 - 0.006104947999119759 * y
-    series = 0.13332782685756683 + y * (-0.05385249853134155 + y * series)
-    series = y * (-0.333333283662796 + y * series)
-    return tl.where(y < 0.390625, x + x * series, tl.where(x < 0, -large, large))

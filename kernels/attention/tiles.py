@@ -1,0 +1,74 @@
+"""How the kernels are cut into tiles on each architecture.
+
+A tile that fits keeps its accumulators in registers. The table was made by compiling: its entries
+use no stack, which `tests/kernels/attention/test_compile.py` checks, and are the largest tried that
+do not. They were never timed against each other on a GPU.
+"""
+
+from typing import NamedTuple
+
+
+class Tiles(NamedTuple):
+    """Queries and keys of a tile, warps of a program, and stages of its software pipeline."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+FORWARD, QUERY_GRADIENT, KEY_GRADIENT = "forward", "query gradient", "key gradient"
+
+_HEAD_DIMS = (64, 128, 256)
+"""The largest head dimension of each column."""
+
+_TABLE = {
+    ("sm_80", FORWARD): (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 1), Tiles(64, 32, 8, 2)),
+    ("sm_80", QUERY_GRADIENT): (Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2), Tiles(64, 32, 8, 1)),
+    ("sm_80", KEY_GRADIENT): (Tiles(64, 128, 8, 2), Tiles(64, 64, 8, 1), Tiles(32, 32, 8, 1)),
+    ("sm_90", FORWARD): (Tiles(128, 128, 8, 2), Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
+    ("sm_90", QUERY_GRADIENT): (Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 2), Tiles(64, 32, 8, 2)),
+    ("sm_90", KEY_GRADIENT): (Tiles(64, 128, 8, 2), Tiles(64, 128, 8, 2), Tiles(32, 32, 8, 1)),
+    ("sm_100", FORWARD): (Tiles(128, 128, 8, 2), Tiles(128, 64, 8, 2), Tiles(128, 32, 8, 2)),
+    ("sm_100", QUERY_GRADIENT): (Tiles(128, 64, 8, 2), Tiles(128, 64, 8, 2), Tiles(64, 32, 8, 2)),
+    ("sm_100", KEY_GRADIENT): (Tiles(64, 128, 8, 1), Tiles(64, 128, 8, 1), Tiles(32, 32, 8, 1)),
+    ("gfx9", FORWARD): (Tiles(128, 64, 4, 1), Tiles(128, 64, 4, 1), Tiles(64, 32, 4, 1)),
+    ("gfx9", QUERY_GRADIENT): (Tiles(128, 64, 4, 1), Tiles(128, 32, 4, 1), Tiles(32, 32, 4, 1)),
+    ("gfx9", KEY_GRADIENT): (Tiles(64, 64, 4, 1), Tiles(32, 64, 4, 1), Tiles(16, 32, 4, 1)),
+}
+_FLOAT32 = {
+    # Products in full float32 run outside the tensor cores and need many registers.
+    FORWARD: (Tiles(32, 32, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
+    QUERY_GRADIENT: (Tiles(32, 16, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
+    KEY_GRADIENT: (Tiles(16, 32, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
+}
+
+
+def choose(
+    kernel: str, arch: str, head_dim: int, itemsize: int, described: bool, softcap: bool
+) -> Tiles:
+    """The tiles of a kernel.
+
+    Args:
+        kernel: FORWARD, QUERY_GRADIENT or KEY_GRADIENT.
+        arch: as `target.architecture` names it; one that is not in the table is treated as sm_80.
+        head_dim: at most 256.
+        itemsize: bytes of an element.
+        described: whether the tiles in the loop come through tensor descriptors.
+        softcap: whether there is one; it needs registers too.
+    """
+    column = next(i for i, largest in enumerate(_HEAD_DIMS) if head_dim <= largest)
+    if itemsize == 4:
+        return _FLOAT32[kernel][column]
+    family = _family(arch)
+    if (family, kernel, column) == ("sm_90", KEY_GRADIENT, 1) and (softcap or not described):
+        return Tiles(32, 128, 8, 2)
+    return _TABLE[family, kernel][column]
+
+
+def _family(arch: str) -> str:
+    if arch.startswith("gfx"):
+        return "gfx9"
+    if arch.startswith("sm_10"):
+        return "sm_100"
+    return "sm_90" if arch.startswith("sm_9") else "sm_80"
