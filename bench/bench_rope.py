@@ -82,9 +82,7 @@ def positions() -> Tensor:
 
 
 @pytest.mark.benchmark(timer=timer, warmup=False, min_rounds=5, max_time=2)
-@pytest.mark.parametrize(
-    "provider", [transformers, transformers_given_tables, compiled, liger, lrk]
-)
+@pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("mode", ["forward", "backward", "full"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("model", MODELS if ON_GPU else ["llama-3-8b", "smollm2-135m"])
@@ -117,7 +115,7 @@ def test_rope(benchmark, model, dtype, mode, provider):
     run(
         benchmark,
         {"forward": forward, "backward": backward, "full": full}[mode],
-        bytes_moved,
+        {"gb_per_s": bytes_moved / 1e9},
         provider=provider.__name__,
         q=list(q.shape),
         k=list(k.shape),

@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.case import MODELS, Case
-from bench.cases import rope
+from bench.cases import attention, cross_entropy, rope
 from bench.machine_code import MachineCode, read
 from bench.offline import TARGETS, Launch, compiled_launches
 
-CASES: dict[str, Callable[[], Iterable[Case]]] = {"rope": rope.cases}
+CASES: dict[str, Callable[[], Iterable[Case]]] = {
+    "rope": rope.cases,
+    "attention": attention.cases,
+    "cross_entropy": cross_entropy.cases,
+}
 
 SHOWN = (
     *("op", "provider", "model", "arch", "tile", "num_warps", "registers", "stack_bytes"),

@@ -57,17 +57,19 @@ class MachineCode:
 
     @cached_property
     def main_loop(self) -> Loop | None:
-        """The innermost loop with the most tensor-core instructions, then the most of all."""
-        innermost = [
-            loop
-            for loop in self.loops
-            if not any(other != loop and other.start in loop for other in self.loops)
-        ]
-        return max(
-            innermost,
-            key=lambda loop: (self.count(self.tensor_core, loop), loop.end - loop.start),
-            default=None,
-        )
+        """The loop where the time goes.
+
+        Of the innermost loops with the most tensor-core instructions the shortest: the interior of
+        attention, without a mask. (A loop may hold a spin on a barrier, which is not what counts as
+        inner.) Without tensor-core instructions, the longest innermost loop.
+        """
+        busy = [loop for loop in self.loops if self.count(self.tensor_core, loop)]
+        if busy:
+            return max(
+                _innermost(busy),
+                key=lambda loop: (self.count(self.tensor_core, loop), loop.start - loop.end),
+            )
+        return max(_innermost(self.loops), key=lambda loop: loop.end - loop.start, default=None)
 
     def count(self, of: Callable[[str], bool], loop: Loop | None = None) -> int:
         """Instructions of a kind, in the whole kernel or in a loop."""
@@ -104,6 +106,12 @@ class MachineCode:
     def _check_loops(self, trips: tuple[int, ...]) -> None:
         if len(trips) != len(self.loops):
             raise ValueError(f"expected {len(trips)} loops in the kernel, found {len(self.loops)}")
+
+
+def _innermost(loops: list[Loop]) -> list[Loop]:
+    return [
+        loop for loop in loops if not any(other != loop and other.start in loop for other in loops)
+    ]
 
 
 def read(compiled: Any, arch: str) -> MachineCode:

@@ -36,16 +36,18 @@ def peak_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
-def run(benchmark: Any, call: Callable[[], object], bytes_moved: int, **info: object) -> None:
+def run(benchmark: Any, call: Callable[[], object], work: dict[str, float], **info: object) -> None:
     """Time `call` and record what it was: `benchmark` is pytest-benchmark's fixture.
 
-    `bytes_moved` is the least that any implementation must move, so `gb_per_s` compares providers.
+    `work` is what any implementation has to do at least, by the name of its rate, so that rates
+    compare providers: `{"gb_per_s": 0.5}`.
     """
     call()  # compile and warm up
     benchmark.extra_info.update(info, device=_device_name(), peak_mib=peak_bytes(call) / 2**20)
     benchmark(call)
     if benchmark.enabled:
-        benchmark.extra_info["gb_per_s"] = bytes_moved / benchmark.stats.stats.min / 1e9
+        for rate, amount in work.items():
+            benchmark.extra_info[rate] = amount / benchmark.stats.stats.min
 
 
 def _device_name() -> str:

@@ -15,6 +15,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
+from lrk.kernels import target
+
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -44,13 +46,13 @@ class _Driver:
     """Names a GPU. Each has its own device index, by which Triton caches what it compiles."""
 
     def __init__(self, arch: str) -> None:
-        self._arch = arch
+        self.arch = arch
 
     def get_current_target(self) -> GPUTarget:
-        return TARGETS[self._arch]
+        return TARGETS[self.arch]
 
     def get_current_device(self) -> int:
-        return list(TARGETS).index(self._arch)
+        return list(TARGETS).index(self.arch)
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -79,6 +81,10 @@ def compiled_launches(call: Callable[[], object], arch: str) -> list[Launch]:
 def _active(offline: _Driver) -> Iterator[None]:
     # Our launchers take CPU tensors only where Triton interprets; kernels decorated before this
     # switch are compiled all the same.
-    with triton.knobs.runtime.scope(), mock.patch.object(driver, "_active", offline):
+    with (
+        triton.knobs.runtime.scope(),
+        mock.patch.object(driver, "_active", offline),
+        mock.patch.object(target, "INTERPRETED", offline.arch),
+    ):
         triton.knobs.runtime.interpret = True
         yield
