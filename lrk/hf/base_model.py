@@ -28,34 +28,33 @@ class LrkBaseModel:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """As the stock forward, after `check_positions`."""
-        if position_ids is not None and not torch.compiler.is_compiling():
-            tokens = kwargs.get("inputs_embeds") if input_ids is None else input_ids
-            if tokens is not None:
-                # `generate` prepares one mask for each type of layer; padding is the same in all.
-                mask = attention_mask
-                if isinstance(mask, dict):
-                    mask = next(iter(mask.values()))
-                check_positions(
-                    position_ids,
-                    tuple(tokens.shape[:2]),
-                    self.config._attn_implementation,
-                    mask,
-                    kwargs.get("cu_seq_lens_q"),
-                )
+        """As the stock forward, with `checked_positions`."""
+        tokens = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        if position_ids is not None and tokens is not None:
+            # `generate` prepares one mask for each type of layer; padding is the same in all.
+            mask = attention_mask
+            if isinstance(mask, dict):
+                mask = next(iter(mask.values()))
+            position_ids = checked_positions(
+                position_ids,
+                tuple(tokens.shape[:2]),
+                self.config._attn_implementation,
+                mask,
+                kwargs.get("cu_seq_lens_q"),
+            )
         return super().forward(  # type: ignore[misc]
             input_ids, attention_mask, position_ids, *args, **kwargs
         )
 
 
-def check_positions(
+def checked_positions(
     position_ids: Tensor,
     shape: tuple[int, int],
     backend: str,
     attention_mask: Tensor | None = None,
     cu_seq_lens: Tensor | None = None,
-) -> None:
-    """Raise `ValueError` for positions that the attention backend would misunderstand.
+) -> Tensor:
+    """The positions, or `ValueError` if the attention backend would misunderstand them.
 
     Args:
         position_ids: (B or 1, S) integers.
@@ -65,7 +64,8 @@ def check_positions(
             what the backend made of it; or None.
         cu_seq_lens: (N + 1,) boundaries of packed documents over the flattened tokens, or None.
 
-    Costs one synchronisation with the device.
+    Costs one synchronisation with the device, except where one token a row is generated. A
+    compiled model checks in every forward pass too: the check is an operation of its graph.
     """
     batch, length = shape
     if position_ids.ndim != 2 or position_ids.shape[0] not in (1, batch):
@@ -79,8 +79,23 @@ def check_positions(
         )
     if position_ids.is_floating_point():
         raise ValueError(f"position_ids has dtype {position_ids.dtype}; it must be an integer type")
-    if length == 0:
-        return
+    if length <= 1:
+        return position_ids
+    return _checked_positions(position_ids, batch, backend, attention_mask, cu_seq_lens)
+
+
+@torch.library.custom_op(
+    "lrk::checked_positions", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
+)
+def _checked_positions(
+    position_ids: Tensor,
+    batch: int,
+    backend: str,
+    attention_mask: Tensor | None,
+    cu_seq_lens: Tensor | None,
+) -> Tensor:
+    """A copy, which whatever is traced must use: so the check cannot be dropped from a graph."""
+    shape = (batch, position_ids.shape[1])
     steps = position_ids.diff(dim=1).expand(batch, -1)
     inside = _inside_documents(shape, attention_mask, cu_seq_lens, position_ids.device)
     negative = (position_ids < 0).any()
@@ -101,6 +116,12 @@ def check_positions(
             "the start of another document, so that nothing long-range is learnt: use "
             'lrk.patch(model, attention=True) or model.set_attn_implementation("lrk")'
         )
+    return position_ids.clone()
+
+
+@_checked_positions.register_fake
+def _(position_ids: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(position_ids)
 
 
 def _inside_documents(

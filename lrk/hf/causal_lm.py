@@ -83,9 +83,11 @@ class LrkForCausalLM:
                 "ForCausalLMLoss only: use lrk.patch(model, cross_entropy=False)"
             )
         if type(self.lm_head) is not nn.Linear:
+            kind = type(self.lm_head)
             raise ValueError(
-                f"lm_head is a {type(self.lm_head).__name__}; lrk's loss needs a torch.nn.Linear: "
-                "leave lm_head out of the adapter or use lrk.patch(model, cross_entropy=False)"
+                f"lm_head is a {kind.__module__}.{kind.__qualname__}; lrk's loss needs a "
+                "torch.nn.Linear: leave lm_head out of the adapter or use "
+                "lrk.patch(model, cross_entropy=False)"
             )
         if shift_labels is None:
             shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]

@@ -5,18 +5,19 @@ stock one under the stock name, so that configs, checkpoints and `isinstance` se
 Other models of the process are untouched, and putting the stock class back undoes all.
 """
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from lrk.hf.architectures import architecture_of
+from lrk.hf.architectures import Architecture, architecture_of, check_attention_dropout
 from lrk.hf.attention import BACKEND
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
+from lrk.hf.mixed import mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,7 +29,7 @@ def patch(
     """Run a transformers model with lrk's operations. Idempotent; the last call's choice holds.
 
     Args:
-        model: a Llama or Mistral model of transformers, or a peft model around one.
+        model: a Llama, Mistral or Qwen2 model of transformers, or a peft model around one.
         rope: rotate at exact angles from raw positions.
         attention: attend with the backend `"lrk"`, whose documents are explicit. Without it,
             skipped positions are refused.
@@ -39,27 +40,20 @@ def patch(
         `model` itself.
 
     Raises:
-        ValueError: for a model type that is not supported, or attention dropout.
+        ValueError: for a model type that is not supported, attention dropout, or modules whose
+            `forward` is not the stock one.
     """
-    stock = architecture_of(model)
-    config: Any = model.config
-    dropout = config.attention_dropout
-    if attention and dropout:
-        raise ValueError(
-            f"model.config.attention_dropout is {dropout}; the lrk attention has none: set it to 0 "
-            "or use attention=False"
-        )
+    config: Any = getattr(model, "config", None)
+    stock = architecture_of(config, f"model is a {type(model).__name__}")
+    if attention:
+        check_attention_dropout(config)
+    classes = _classes_for(model, stock, rope, cross_entropy)
     unpatch(model)
-    mixins: dict[type, type] = {stock.base_model: LrkBaseModel}
-    if rope:
-        mixins |= {stock.rotary_embedding: LrkRotaryEmbedding, stock.attention: LrkAttention}
-    if cross_entropy:
-        mixins[stock.causal_lm] = LrkForCausalLM
-    for module in model.modules():
-        kind: type = type(module)
-        if kind in mixins:
-            module.__class__ = _mixed(mixins[kind], kind)
-        if attention and isinstance(module, PreTrainedModel) and isinstance(module, LrkBaseModel):
+    for module, kind in classes:
+        _become(module, kind)
+        if isinstance(module, LrkRotaryEmbedding):
+            module.prepare()
+        if attention and isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
             module._lrk_stock_attention = module.config._attn_implementation
             module.set_attn_implementation(BACKEND)
     return model
@@ -67,15 +61,15 @@ def patch(
 
 def unpatch(model: Model) -> Model:
     """Undo `patch`: the same modules with their stock classes and attention. Returns `model`."""
-    for module in model.modules():
-        stock = getattr(type(module), "_lrk_stock", None)
-        if stock is None:
+    patched = [(module, stock_class(type(module))) for module in model.modules()]
+    for module, kind in patched:
+        if type(module) is kind:
             continue
         if isinstance(module, PreTrainedModel) and "_lrk_stock_attention" in module.__dict__:
             module.set_attn_implementation(vars(module)["_lrk_stock_attention"])
         for name in [name for name in module.__dict__ if name.startswith("_lrk_")]:
             del module.__dict__[name]
-        module.__class__ = stock
+        _become(module, kind)
     return model
 
 
@@ -91,8 +85,43 @@ def patched(
         unpatch(model)
 
 
-@functools.cache
-def _mixed(mixin: type, stock: type) -> type:
-    """A subclass of both under the name of the stock class, which transformers saves in configs."""
-    names = {"__module__": stock.__module__, "__qualname__": stock.__qualname__}
-    return type(stock.__name__, (mixin, stock), names | {"_lrk_stock": stock})
+def _classes_for(
+    model: nn.Module, stock: Architecture, rope: bool, cross_entropy: bool
+) -> list[tuple[nn.Module, type[Any]]]:
+    """The modules to patch and what each becomes. Changes nothing."""
+    mixins: dict[type[Any], Any] = {stock.base_model: LrkBaseModel}
+    if rope:
+        mixins |= {stock.rotary_embedding: LrkRotaryEmbedding, stock.attention: LrkAttention}
+    if cross_entropy:
+        mixins[stock.causal_lm] = LrkForCausalLM
+    classes: list[tuple[nn.Module, type[Any]]] = []
+    for name, module in model.named_modules():
+        kind: Any = stock_class(type(module))
+        for expected, mixin in mixins.items():
+            if not issubclass(kind, expected):
+                continue
+            if kind.forward is not expected.forward:
+                raise ValueError(
+                    f"{name or 'model'} is a {kind.__name__}, whose forward is not that of "
+                    f"transformers' {expected.__name__}; lrk would replace it"
+                )
+            own = vars(module).get("forward")
+            if own is not None and "_old_forward" not in vars(module) and not reaches(own, mixin):
+                raise ValueError(
+                    f"{name or 'model'} has a forward of its own, which would bypass lrk (mixed "
+                    "precision of accelerate and torch.compile(model.forward) do so): patch first"
+                )
+            classes.append((module, mixed(mixin, kind)))
+    if not any(issubclass(kind, stock.base_model) for _, kind in classes):
+        raise ValueError(
+            f"model is a {type(model).__name__} without a {stock.base_model.__name__} of "
+            "transformers inside; lrk attaches to nothing else"
+        )
+    return classes
+
+
+def _become(module: nn.Module, kind: type[Any]) -> None:
+    """Change the class of a module, and what accelerate's hooks call as its forward."""
+    module.__class__ = kind
+    if "_old_forward" in vars(module):
+        vars(module)["_old_forward"] = MethodType(kind.forward, module)

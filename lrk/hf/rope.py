@@ -19,24 +19,35 @@ PositionEmbeddings = tuple[Tensor, Tensor, float]
 
 
 class LrkRotaryEmbedding:
-    """Mixed in before a stock rotary embedding, which has this attribute."""
+    """Mixed in before a stock rotary embedding, which has these attributes."""
 
     config: PretrainedConfig
+    inv_freq: Tensor
+
+    _lrk_increments: Tensor | None = None
+    _lrk_attention_scaling: float
 
     def forward(self, x: Tensor, position_ids: Tensor) -> PositionEmbeddings:
         """Positions, phase increments and scaling: the last three arguments of `rope`."""
-        return position_ids, self._increments_on(x.device), self._lrk_attention_scaling
+        if self._lrk_increments is None or self._lrk_increments.device != x.device:
+            self._make_increments(x.device)
+        assert self._lrk_increments is not None
+        return position_ids, self._lrk_increments, self._lrk_attention_scaling
 
-    def _increments_on(self, device: torch.device) -> Tensor:
-        """Made once from the config in float64; integers, so no cast of the model harms them."""
-        increments = self.__dict__.get("_lrk_increments")
-        if increments is None:
+    def prepare(self) -> None:
+        """Make the increments now if the module has a device: a traced forward then finds them."""
+        if self.inv_freq.device.type != "meta":
+            self._make_increments(self.inv_freq.device)
+
+    def _make_increments(self, device: torch.device) -> None:
+        """From the config, in float64. Integers, so no cast of the model harms them.
+
+        They are not registered as a buffer: loading into a model that was made on the meta device
+        would overwrite it. The backward pass keeps them, so they must outlive inference mode.
+        """
+        with torch.inference_mode(False):
             inv_freq, self._lrk_attention_scaling = rope_frequencies(self.config)
-            increments = phase_increments(inv_freq)
-        if increments.device != device:
-            increments = increments.to(device)
-        self.__dict__["_lrk_increments"] = increments
-        return increments
+            self._lrk_increments = phase_increments(inv_freq.to(device))
 
 
 class LrkAttention:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding
@@ -40,6 +41,25 @@ MODELS = {
 }
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "support(feature): a row of docs/support.md, made by bench/support_matrix.py"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what the support matrix needs into the report of `--junitxml`."""
+    for item in items:
+        marker = item.get_closest_marker("support")
+        if marker is not None:
+            model = item.callspec.params.get("stock", "llama") if hasattr(item, "callspec") else ""
+            item.user_properties += [
+                ("feature", marker.args[0]),
+                ("model", model or "llama"),
+                ("transformers", transformers.__version__),
+            ]
+
+
 @pytest.fixture(params=sorted(MODELS))
 def stock(request) -> PreTrainedModel:
     """A tiny model of transformers with random weights, float32, in training mode."""
@@ -51,6 +71,18 @@ def stock(request) -> PreTrainedModel:
 def llama() -> PreTrainedModel:
     torch.manual_seed(0)
     return MODELS["llama"]().train()
+
+
+@pytest.fixture
+def checkpointed() -> Callable[..., PreTrainedModel]:
+    """Switch gradient checkpointing on, by the name that this release of transformers has."""
+
+    def switch_on(model: PreTrainedModel, **options) -> PreTrainedModel:
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)(options or None)
+        return model.train()
+
+    return switch_on
 
 
 @pytest.fixture

@@ -83,16 +83,22 @@ def relative_errors(gradients: dict, truth: dict) -> dict[str, float]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
     "kind",
-    ["plain", "left padding", "right padding", "shifted labels", "num_items_in_batch"],
+    [
+        pytest.param("plain", marks=pytest.mark.support("logits, loss and gradients")),
+        pytest.param("left padding", marks=pytest.mark.support("left padding")),
+        pytest.param("right padding", marks=pytest.mark.support("right padding")),
+        "shifted labels",
+        "num_items_in_batch",
+    ],
 )
-def test_logits_loss_and_gradients(stock, in_float64, kind, checkpointing):
+def test_logits_loss_and_gradients(stock, in_float64, checkpointed, kind, checkpointing):
     inputs = batch(kind)
     truth = step(in_float64(stock), inputs)
     model = lrk.patch(copy.deepcopy(stock))
     stock.set_attn_implementation("eager")
     plain = step(stock, inputs)
     if checkpointing:
-        model.activation_checkpointing_enable()
+        checkpointed(model)
     assert_same_step(step(model, inputs, output_logits=True), plain, truth)
 
 
@@ -108,9 +114,12 @@ def test_each_part_alone(llama, in_float64, part):
     assert_same_step(step(model, inputs, **options), plain, truth)
 
 
+@pytest.mark.support("packed documents")
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_packed_documents_equal_the_documents_alone(stock, in_float64, rows, checkpointing):
+def test_packed_documents_equal_the_documents_alone(
+    stock, in_float64, checkpointed, rows, checkpointing
+):
     lengths = [[5, 1, 20, 7], [33]][:rows]
     input_ids = token_ids()[:rows]
     flat = [length for row in lengths for length in row]
@@ -135,24 +144,11 @@ def test_packed_documents_equal_the_documents_alone(stock, in_float64, rows, che
     stock.set_attn_implementation("eager")
     plain = alone(stock)
     if checkpointing:
-        model.activation_checkpointing_enable()
+        checkpointed(model)
     packed = {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
     packed |= {"cu_seq_lens_q": boundaries, "cu_seq_lens_k": boundaries}
     logits, loss, gradients = step(model, packed, output_logits=True)
     assert_same_step((logits.flatten(0, 1), loss, gradients), plain, truth)
-
-
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generation_with_left_padding(stock, cache):
-    stock.eval()
-    inputs = {"input_ids": token_ids(), "attention_mask": padding("left")}
-    options = {"max_new_tokens": 12, "do_sample": False, "cache_implementation": cache}
-    options |= {"disable_compile": True, "return_dict_in_generate": True, "output_logits": True}
-    expected = stock.generate(**inputs, **options)
-    with lrk.patched(stock):
-        generated = stock.generate(**inputs, **options)
-    assert torch.equal(generated.sequences, expected.sequences)
-    torch.testing.assert_close(torch.stack(generated.logits), torch.stack(expected.logits))
 
 
 def test_backend_by_name(llama, tmp_path):

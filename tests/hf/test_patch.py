@@ -65,17 +65,6 @@ def test_context_manager_unpatches_after_an_error(llama):
     assert classes(llama) == before
 
 
-def test_copies_and_checkpoints_of_a_patched_model(llama, tmp_path):
-    lrk.patch(llama)
-    expected = llama(INPUT_IDS).logits
-    assert torch.equal(copy.deepcopy(llama)(INPUT_IDS).logits, expected)
-    llama.save_pretrained(tmp_path)
-    assert '"LlamaForCausalLM"' in (tmp_path / "config.json").read_text()
-    reloaded = type(lrk.unpatch(llama)).from_pretrained(tmp_path)
-    assert type(reloaded).__module__ == "transformers.models.llama.modeling_llama"
-    torch.testing.assert_close(reloaded(INPUT_IDS).logits, expected)
-
-
 def test_unsupported_models_are_named_with_those_supported():
     for model in (
         GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11)),
@@ -100,7 +89,7 @@ def test_attention_dropout_is_refused(llama):
 def test_other_losses_are_refused(llama):
     lrk.patch(llama)
     llama.lm_head = torch.nn.Sequential(llama.lm_head)
-    with pytest.raises(ValueError, match=r"lm_head is a Sequential; lrk's loss needs"):
+    with pytest.raises(ValueError, match=r"lm_head is a torch\.\S+Sequential; lrk's loss needs"):
         llama(INPUT_IDS, labels=INPUT_IDS)
     llama.loss_function = lambda **kwargs: None
     with pytest.raises(ValueError, match=r"lrk fuses transformers' ForCausalLMLoss only"):
@@ -111,3 +100,68 @@ def test_labels_outside_the_vocabulary_are_named(llama):
     lrk.patch(llama)
     with pytest.raises(ValueError, match="labels"):
         llama(INPUT_IDS, labels=INPUT_IDS + 60)
+
+
+def test_a_forward_that_is_not_the_stock_one_is_not_replaced(llama):
+    class Scaled(type(llama)):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    llama.__class__ = Scaled
+    before = classes(llama)
+    with pytest.raises(
+        ValueError,
+        match=r"model is a Scaled, whose forward is not that of transformers' LlamaForCausalLM",
+    ):
+        lrk.patch(llama)
+    assert classes(llama) == before
+    lrk.patch(llama, cross_entropy=False)
+    assert type(llama) is Scaled
+    assert llama.config._attn_implementation == "lrk"
+
+
+def test_a_subclass_with_the_stock_forward_is_patched(llama):
+    class Named(type(llama)):
+        pass
+
+    llama.__class__ = Named
+    assert lrk.patch(llama)(INPUT_IDS, labels=INPUT_IDS).logits is None
+    assert isinstance(llama, Named)
+    assert type(llama).__name__ == "Named"
+    assert type(lrk.unpatch(llama)) is Named
+
+
+def test_models_of_other_classes_are_refused(llama):
+    class Foreign(torch.nn.Module):
+        config = llama.config
+
+    with pytest.raises(ValueError, match="model is a Foreign without a LlamaModel of transformers"):
+        lrk.patch(Foreign())
+
+
+def test_classes_derived_after_the_patch_are_left_to_who_derived_them(llama):
+    lrk.patch(llama)
+    llama.__class__ = type("FSDPLlamaForCausalLM", (type(llama),), {})
+    before = classes(llama)
+    for change in (lrk.patch, lrk.unpatch):
+        with pytest.raises(ValueError, match="FSDPLlamaForCausalLM was derived from a patched"):
+            change(llama)
+    assert classes(llama) == before
+
+
+def test_training_after_a_first_forward_in_inference_mode(llama):
+    lrk.patch(llama)
+    del llama.model.rotary_emb._lrk_increments
+    with torch.inference_mode():
+        llama(INPUT_IDS)
+    llama(INPUT_IDS, labels=INPUT_IDS).loss.backward()
+
+
+def test_hidden_states_and_attentions_are_recorded(llama):
+    llama.set_attn_implementation("eager")
+    expected = llama(INPUT_IDS, output_hidden_states=True, output_attentions=True)
+    lrk.patch(llama, attention=False)
+    output = llama(INPUT_IDS, output_hidden_states=True, output_attentions=True)
+    for name in ("hidden_states", "attentions"):
+        for ours, theirs in zip(output[name], expected[name], strict=True):
+            torch.testing.assert_close(ours, theirs)

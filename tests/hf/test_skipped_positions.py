@@ -10,11 +10,12 @@ SKIPPED = torch.tensor([[0, 1, 2, 3, 50, 51, 52, 53, 90, 91, 92, 93]])
 INPUT_IDS = torch.arange(2, 14)[None]
 
 
-def prepared(model, checkpointing):
-    model.train()
-    if checkpointing:
-        model.activation_checkpointing_enable()
-    return model
+@pytest.fixture
+def prepared(checkpointed):
+    def prepare(model, checkpointing):
+        return checkpointed(model) if checkpointing else model.train()
+
+    return prepare
 
 
 def logits_after_edit(model, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +28,7 @@ def logits_after_edit(model, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
-def test_stock_transformers_hides_what_is_before_a_skip(llama, backend, checkpointing):
+def test_stock_transformers_hides_what_is_before_a_skip(llama, prepared, backend, checkpointing):
     llama.set_attn_implementation(backend)
     model = prepared(llama, checkpointing)
     before, after = logits_after_edit(model, position_ids=SKIPPED)
@@ -38,7 +39,7 @@ def test_stock_transformers_hides_what_is_before_a_skip(llama, backend, checkpoi
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_lrk_sees_across_a_skip(llama, checkpointing):
+def test_lrk_sees_across_a_skip(llama, prepared, checkpointing):
     model = prepared(lrk.patch(llama), checkpointing)
     before, after = logits_after_edit(model, position_ids=SKIPPED)
     assert torch.equal(before[0], after[0])
@@ -47,7 +48,7 @@ def test_lrk_sees_across_a_skip(llama, checkpointing):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_flow_across_a_skip(llama, checkpointing):
+def test_gradients_flow_across_a_skip(llama, prepared, checkpointing):
     model = prepared(lrk.patch(llama), checkpointing)
     embeddings = model.get_input_embeddings()(INPUT_IDS).detach().requires_grad_()
     labels = torch.full_like(INPUT_IDS, -100)
@@ -59,7 +60,7 @@ def test_gradients_flow_across_a_skip(llama, checkpointing):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_other_documents_stay_hidden(llama, checkpointing):
+def test_other_documents_stay_hidden(llama, prepared, checkpointing):
     model = prepared(lrk.patch(llama), checkpointing)
     boundaries = torch.tensor([0, 6, 12], dtype=torch.int32)
     positions = torch.tensor([[0, 1, 2, 70, 71, 72, 0, 1, 40, 41, 42, 90]])

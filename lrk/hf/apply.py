@@ -1,0 +1,64 @@
+"""`apply_lrk_to_llama` and the like: every model that is made from now on comes patched.
+
+For programs that load their models themselves. What changes are the two `__init__` of an
+architecture, which then end with `patch`; models that exist already are untouched.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from lrk.hf.architectures import architecture_of_type
+from lrk.hf.patch import patch
+
+_stock_inits: dict[type[nn.Module], Callable[..., None]] = {}
+
+
+def apply_lrk_to_llama(
+    rope: bool = True, attention: bool = True, cross_entropy: bool = True
+) -> None:
+    """Patch every Llama model of transformers that is made from now on.
+
+    The arguments are those of `lrk.patch`; those of the last call hold. A base model is patched
+    too, under whatever head. Making a model raises what `lrk.patch` would.
+    """
+    _apply("llama", rope=rope, attention=attention, cross_entropy=cross_entropy)
+
+
+def apply_lrk_to_mistral(
+    rope: bool = True, attention: bool = True, cross_entropy: bool = True
+) -> None:
+    """Patch every Mistral model that is made from now on; see `apply_lrk_to_llama`."""
+    _apply("mistral", rope=rope, attention=attention, cross_entropy=cross_entropy)
+
+
+def apply_lrk_to_qwen2(
+    rope: bool = True, attention: bool = True, cross_entropy: bool = True
+) -> None:
+    """Patch every Qwen2 model that is made from now on; see `apply_lrk_to_llama`."""
+    _apply("qwen2", rope=rope, attention=attention, cross_entropy=cross_entropy)
+
+
+def revert_lrk() -> None:
+    """Undo all of these: the identical `__init__` again. Models made meanwhile stay patched."""
+    while _stock_inits:
+        kind, init = _stock_inits.popitem()
+        kind.__init__ = init  # type: ignore[method-assign]
+
+
+def _apply(model_type: str, **parts: bool) -> None:
+    stock = architecture_of_type(model_type)
+    for kind in (stock.base_model, stock.causal_lm):
+        init = _stock_inits.setdefault(kind, kind.__init__)
+        kind.__init__ = _patching(init, parts)  # type: ignore[method-assign]
+
+
+def _patching(init: Callable[..., None], parts: dict[str, bool]) -> Callable[..., None]:
+    @functools.wraps(init)
+    def patching_init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        patch(self, **parts)
+
+    return patching_init

@@ -1,0 +1,73 @@
+"""The class that a patched module becomes: its stock class with lrk's methods in front.
+
+It bears the name of the stock class, which transformers writes into configs and looks up in its
+registries. So pickle would not find it by its name: it is pickled as the two classes it is made of.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+@functools.cache
+def mixed(mixin: type[Any], stock: type[Any]) -> type[Any]:
+    """The subclass of both, the same one each time.
+
+    Args:
+        mixin: has a `forward`, which replaces that of `stock`.
+        stock: a class of modules.
+    """
+    namespace = {
+        "__module__": stock.__module__,
+        "__qualname__": stock.__qualname__,
+        "forward": _late_forward(mixin),
+        "__reduce_ex__": _reduce_ex,
+        "_lrk_mixin": mixin,
+        "_lrk_stock": stock,
+    }
+    return type(stock.__name__, (mixin, stock), namespace)
+
+
+def stock_class(kind: type[Any]) -> type[Any]:
+    """What `kind` was mixed from, or `kind` itself.
+
+    Raises:
+        ValueError: for a subclass of a mixed class, as FSDP derives: only who derived it can undo
+            that.
+    """
+    own = vars(kind).get("_lrk_stock")
+    if own is None and hasattr(kind, "_lrk_stock"):
+        raise ValueError(
+            f"{kind.__name__} was derived from a patched class after the patch (FSDP does so); "
+            "patch and unpatch before"
+        )
+    return kind if own is None else own
+
+
+def reaches(forward: Callable[..., Any], mixin: type[Any]) -> bool:
+    """Whether an instance's own `forward`, such as accelerate's autocast, calls that of `mixin`."""
+    innermost = inspect.unwrap(forward)
+    return getattr(innermost, "__func__", innermost) is inspect.unwrap(mixin.forward)
+
+
+def _late_forward(mixin: type[Any]) -> Callable[..., Any]:
+    """The mixin's forward, or after unpatch the stock one, for a caller who kept this function."""
+
+    @functools.wraps(mixin.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        owner = mixin if isinstance(self, mixin) else type(self)
+        return owner.forward(self, *args, **kwargs)
+
+    return forward
+
+
+def _reduce_ex(self: Any, protocol: int) -> tuple[Any, ...]:
+    # From protocol 2 on: how to make an empty object, from what, and its state.
+    kind = type(self)
+    _, _, *state = kind._lrk_stock.__reduce_ex__(self, max(protocol, 2))
+    return (_empty, (kind._lrk_mixin, kind._lrk_stock), *state)
+
+
+def _empty(mixin: Any, stock: Any) -> object:
+    return object.__new__(mixed(mixin, stock))
