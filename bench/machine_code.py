@@ -186,7 +186,8 @@ def _read_amd(assembly: str, common: dict[str, Any]) -> MachineCode:
         registers=resource("vgpr_count"),
         stack_bytes=scratch,
         local_bytes=scratch,
-        spill_bytes=4 * (resource("vgpr_spill_count") + resource("sgpr_spill_count")),
+        # Scalar registers spill to lanes of vector registers, which are counted, not to memory.
+        spill_bytes=4 * resource("vgpr_spill_count"),
         instructions=instructions,
         loops=loops,
         access_bits=_amd_access_bits,

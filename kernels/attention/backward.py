@@ -58,12 +58,10 @@ def launch(
     if q.numel() == 0 or k.numel() == 0:
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
     delta = torch.empty_like(lse)
-    arch, head_dim, itemsize = architecture(q), q.shape[3], q.element_size()
+    arch = architecture(q)
     with torch.cuda.device_of(q):
         described = is_described(arch, k) and is_described(arch, v)
-        config = tiles.choose(
-            tiles.QUERY_GRADIENT, arch, head_dim, itemsize, described, softcap is not None
-        )
+        config = tiles.choose(tiles.QUERY_GRADIENT, arch, q, mask, softcap, described)
         table = document_tiles(mask, q, k, config.block_m, of_keys=False)
         _attention_query_gradient[grid(table, q, config.block_m)](
             do_ptr=grad_out,
@@ -87,9 +85,7 @@ def launch(
         # would outlive its weight of 0.
         described = is_described(arch, q) and is_described(arch, grad_out)
         described = described and mask.cu_seqlens is None
-        config = tiles.choose(
-            tiles.KEY_GRADIENT, arch, head_dim, itemsize, described, softcap is not None
-        )
+        config = tiles.choose(tiles.KEY_GRADIENT, arch, q, mask, softcap, described)
         table = document_tiles(mask, q, k, config.block_n, of_keys=True)
         _attention_key_gradient[grid(table, k, config.block_n)](
             do_ptr=grad_out,

@@ -47,9 +47,7 @@ def launch(
         return out, lse
     arch = architecture(q)
     described = is_described(arch, k) and is_described(arch, v)
-    config = tiles.choose(
-        tiles.FORWARD, arch, head_dim, q.element_size(), described, softcap is not None
-    )
+    config = tiles.choose(tiles.FORWARD, arch, q, mask, softcap, described)
     with torch.cuda.device_of(q):
         table = document_tiles(mask, q, k, config.block_m, of_keys=False)
         _attention_forward[grid(table, q, config.block_m)](

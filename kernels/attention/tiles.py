@@ -7,6 +7,10 @@ do not. They were never timed against each other on a GPU.
 
 from typing import NamedTuple
 
+from torch import Tensor
+
+from .mask import Mask
+
 
 class Tiles(NamedTuple):
     """Queries and keys of a tile, warps of a program, and stages of its software pipeline."""
@@ -45,25 +49,28 @@ _FLOAT32 = {
 
 
 def choose(
-    kernel: str, arch: str, head_dim: int, itemsize: int, described: bool, softcap: bool
+    kernel: str, arch: str, q: Tensor, mask: Mask, softcap: float | None, described: bool
 ) -> Tiles:
     """The tiles of a kernel.
 
     Args:
         kernel: FORWARD, QUERY_GRADIENT or KEY_GRADIENT.
         arch: as `target.architecture` names it; one that is not in the table is treated as sm_80.
-        head_dim: at most 256.
-        itemsize: bytes of an element.
+        q: (B, H, S, D), D at most 256.
+        mask, softcap: what the loops hold in registers beside the tiles.
         described: whether the tiles in the loop come through tensor descriptors.
-        softcap: whether there is one; it needs registers too.
     """
-    column = next(i for i, largest in enumerate(_HEAD_DIMS) if head_dim <= largest)
-    if itemsize == 4:
+    column = next(i for i, largest in enumerate(_HEAD_DIMS) if q.shape[3] <= largest)
+    if q.element_size() == 4:
         return _FLOAT32[kernel][column]
-    family = _family(arch)
-    if (family, kernel, column) == ("sm_90", KEY_GRADIENT, 1) and (softcap or not described):
+    where = _family(arch), kernel, _HEAD_DIMS[column]
+    if where == ("sm_90", KEY_GRADIENT, 128) and (softcap is not None or not described):
         return Tiles(32, 128, 8, 2)
-    return _TABLE[family, kernel][column]
+    if where == ("sm_80", QUERY_GRADIENT, 128) and mask.window_position_ids is not None:
+        return Tiles(64, 32, 4, 2)
+    if where == ("sm_100", QUERY_GRADIENT, 128) and not mask.causal:
+        return Tiles(128, 32, 8, 2)
+    return _TABLE[where[:2]][column]
 
 
 def _family(arch: str) -> str:
