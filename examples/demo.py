@@ -13,6 +13,7 @@ in range.
 """
 
 import argparse
+import copy
 import json
 import time
 from pathlib import Path
@@ -56,15 +57,19 @@ def main() -> None:
     lengths = LENGTHS if arguments.full else ENDS
 
     begin = time.perf_counter()
-    model, tokenizer = load_smollm2()
+    base, tokenizer = load_smollm2()
     held_out = held_out_samples(tokenizer)
-    losses = {"untouched": evaluate(model, held_out, lengths, "untouched")}
-    extend(model, TARGET)
-    losses["theta rescaled"] = evaluate(model, held_out, lengths, "theta rescaled")
-    control = train(tokenizer, "contiguous", steps, folder / "contiguous")
-    losses["control"] = evaluate(control, held_out, lengths, "control")
-    trained = train(tokenizer, "longrecipe", steps, folder / "longrecipe")
-    losses["trained"] = evaluate(trained, held_out, LENGTHS, "trained")
+    samples = Samples(tokenize(standard_library.training_documents(), tokenizer), SAMPLE)
+    losses = {"untouched": evaluate(base, held_out, lengths, "untouched")}
+    rescaled = extend(copy.deepcopy(base), TARGET)
+    losses["theta rescaled"] = evaluate(rescaled, held_out, lengths, "theta rescaled")
+    for name, method, at in (
+        ("control", "contiguous", lengths),
+        ("trained", "longrecipe", LENGTHS),
+    ):
+        arguments = training_arguments(method, steps, folder / method)
+        trainer = build_trainer(copy.deepcopy(base), tokenizer, samples, arguments)
+        losses[name] = evaluate(run(trainer).model, held_out, at, name)
     seconds = time.perf_counter() - begin
 
     report(losses, folder)
@@ -86,12 +91,9 @@ def held_out_samples(tokenizer: PreTrainedTokenizerBase) -> Samples:
     return Samples(tokenized.map(beginning, desc="First tokens"), SAMPLE, pack=False)
 
 
-def train(
-    tokenizer: PreTrainedTokenizerBase, method: str, steps: int, folder: Path
-) -> LlamaForCausalLM:
-    """The original model after `steps` steps of `lrk-train` with positions of one method."""
-    samples = Samples(tokenize(standard_library.training_documents(), tokenizer), SAMPLE)
-    arguments = LrkTrainingArguments(
+def training_arguments(method: str, steps: int, folder: Path) -> LrkTrainingArguments:
+    """As for `lrk-train`: `steps` steps with positions of one method."""
+    return LrkTrainingArguments(
         output_dir=str(folder),
         overwrite_output_dir=True,
         target_length=TARGET,
@@ -105,7 +107,6 @@ def train(
         save_strategy="no",
         report_to="none",
     )
-    return run(build_trainer(load_smollm2()[0], tokenizer, samples, arguments)).model
 
 
 @torch.no_grad()

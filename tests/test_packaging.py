@@ -1,4 +1,4 @@
-"""The operations live in kernels/ and are imported as lrk.kernels: what keeps that sound."""
+"""kernels/ and configs/ are imported as lrk.kernels and lrk.configs: what keeps that sound."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+LINKED = ("kernels", "configs")
 
 
 def source_folders() -> set[str]:
@@ -23,12 +24,12 @@ def source_folders() -> set[str]:
 def test_kernels_is_a_namespace_folder():
     """With an __init__.py it would shadow Hugging Face's package of that name."""
     assert not (ROOT / "kernels" / "__init__.py").exists()
-    assert (ROOT / "lrk" / "kernels").is_symlink()
-    assert os.readlink(ROOT / "lrk" / "kernels") == "../kernels"
+    for name in LINKED:
+        assert os.readlink(ROOT / "lrk" / name) == f"../{name}"
 
 
 def test_every_folder_is_listed():
-    assert sorted(PACKAGES) == sorted(source_folders())
+    assert sorted(PACKAGES) == sorted(source_folders() | {"lrk.configs"})
 
 
 def test_transformers_does_not_import_our_kernels():
@@ -45,16 +46,21 @@ def test_wheel_from_a_checkout_without_symlinks_is_complete(tmp_path):
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     source.mkdir()
-    for folder in ("kernels", "lrk"):
+    for folder in (*LINKED, "lrk"):
         shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=ignored)
-    (source / "lrk" / "kernels").unlink()
+    for name in LINKED:
+        (source / "lrk" / name).unlink()
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)
     code = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
-    expected = {path.relative_to(source).as_posix() for path in (source / "lrk").rglob("*.py")} | {
-        "lrk/" + path.relative_to(source).as_posix() for path in source.glob("kernels/**/*.py")
+    suffixes = (".py", ".yaml", ".json")
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(suffixes)}
+    files = [path.relative_to(source) for path in source.rglob("*") if path.suffix in suffixes]
+    expected = {
+        path.as_posix() if path.parts[0] == "lrk" else f"lrk/{path.as_posix()}"
+        for path in files
+        if path.parts[0] in (*LINKED, "lrk")
     }
     assert names == expected

@@ -184,6 +184,8 @@ def _mask(
     elif q_offset is None and kv_lengths is not None:
         offsets = kv_lengths - q_length
     offset = q_offset if isinstance(q_offset, int) else k_length - q_length
+    if window is not None and not isinstance(window, int):
+        raise TypeError(f"window is {window!r}: must be an integer number of tokens, or None")
     if window is not None and not (causal and window >= 1):
         raise ValueError(f"window is {window}, causal {causal}: must be at least 1, and causal")
     if window_position_ids is not None:

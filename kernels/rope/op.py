@@ -136,6 +136,8 @@ def _check_queries_and_keys(q: Tensor, k: Tensor) -> None:
 
 
 def _check_positions(position_ids: Tensor, q: Tensor) -> None:
+    if not isinstance(position_ids, Tensor):
+        raise TypeError(f"position_ids must be a tensor, got {type(position_ids).__name__}")
     if position_ids.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"position_ids must be int32 or int64, got {position_ids.dtype}")
     batch, _, length, _ = q.shape

@@ -16,7 +16,8 @@ class Batch(TypedDict):
 
     Attributes:
         input_ids, position_ids: (B, S) int64.
-        labels: (B, S) int64; -100 at the first token of each document, which no token predicts.
+        labels: (B, S) int64; -100 at the first token of each document, which no token predicts, and
+            where `Sample.is_label` is false.
         cu_seq_lens_q, cu_seq_lens_k: (N + 1,) int32: 0, then the end of each document among the
             B * S tokens, rows end to end.
         max_length_q, max_length_k: tokens of the longest document.
@@ -60,6 +61,9 @@ class Collator:
         cu_seq_lens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         input_ids = torch.stack([sample["input_ids"] for sample in samples])
         labels = input_ids.flatten().index_fill(0, cu_seq_lens[:-1], IGNORE_INDEX)
+        if "is_label" in samples[0]:
+            is_label = torch.cat([sample["is_label"] for sample in samples])
+            labels = labels.masked_fill(~is_label, IGNORE_INDEX)
         return {
             "input_ids": input_ids,
             "position_ids": torch.stack(position_ids),

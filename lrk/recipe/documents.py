@@ -1,10 +1,26 @@
-"""Documents: the texts that samples are cut from, one row each in a column `text`."""
+"""Documents: the texts or conversations that samples are cut from, one row each."""
 
+import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
+from fsspec.core import open as open_any
+
+from lrk.recipe.conversations import MESSAGES, PROMPT
 
 HUB_PREFIX = "hub:"
 FEATURES = Features({"text": Value("string")})
@@ -12,6 +28,7 @@ FEATURES = Features({"text": Value("string")})
 _BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
 _COMPRESSIONS = {".gz", ".bz2", ".xz", ".zst"}
 _GLOB_CHARACTERS = frozenset("*?[")
+_SAVED = ("state.json", "dataset_dict.json")  # by Dataset.save_to_disk, DatasetDict.save_to_disk
 
 
 def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset:
@@ -20,31 +37,40 @@ def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset
     A source is one of
     - a file: `.jsonl`, `.json`, `.parquet` and `.arrow` hold one document a row, in `text_column`;
       any other file is text in UTF-8 and is one document;
-    - a folder: all files below it whose path has no part that begins with a dot;
+    - a folder: all files below it whose path has no part that begins with a dot, or what
+      `Dataset.save_to_disk` wrote there (of several splits, `train`);
     - a glob pattern such as `src/**/*.py`;
     - `hub:OWNER/NAME`, `hub:OWNER/NAME/CONFIG`, `hub:OWNER/NAME:SPLIT` or both: a data set that
       `datasets.load_dataset` downloads; the split is `train` unless given.
 
+    Rows without `text_column` may hold conversations: `messages`, a list of `{role, content}`, or
+    `prompt` and `completion`.
+
     Returns:
-        A data set with the one column `text`.
+        A data set with the one column `text`, or `messages`, or the two `prompt` and `completion`.
 
     Raises:
         TypeError: for one string instead of a list.
         ValueError: if there is no source, a source does not exist or matches no file, a file
-            cannot be read, or `text_column` is absent or does not hold text.
+            cannot be read (with the line, in JSON lines), `text_column` is absent or does not hold
+            text, or the sources are of several kinds.
     """
     if isinstance(sources, str):
         raise TypeError(f"sources is the string {sources!r}; it must be a list of strings")
     if not sources:
         raise ValueError("data is empty; it must name at least one file, folder, pattern or hub:")
-    return concatenate_datasets(
-        [part for source in sources for part in _load_source(source, text_column)]
-    )
+    parts = [part for source in sources for part in _load_source(source, text_column)]
+    kinds = sorted({", ".join(part.column_names) for part in parts})
+    if len(kinds) > 1:
+        raise ValueError(f"data mixes rows of {' and of '.join(kinds)}; it must be of one kind")
+    return concatenate_datasets(parts)
 
 
 def _load_source(source: str, text_column: str) -> list[Dataset]:
     if source.startswith(HUB_PREFIX):
         return [_load_hub(source, text_column)]
+    if any((Path(source).expanduser() / name).is_file() for name in _SAVED):
+        return [_load_saved(source, text_column)]
     files_of: dict[str, list[str]] = {}
     for file in _matching_files(source):
         files_of.setdefault(_builder(file), []).append(str(file))
@@ -86,9 +112,58 @@ def _load_files(builder: str, files: list[str], text_column: str) -> Dataset:
     options = {"sample_by": "document"} if builder == "text" else {}
     try:
         loaded = load_dataset(builder, data_files=files, split="train", **options)
-    except DatasetGenerationError as error:
-        raise ValueError(f"{what} cannot be read: {error.__cause__ or error}") from error
-    return _text_only(loaded, "text" if builder == "text" else text_column, what)
+    except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
+        if (damaged := _damaged_file(builder, files)) is not None:
+            raise ValueError(damaged) from error
+        raise ValueError(f"{what} cannot be read: {_short(error.__cause__ or error)}") from error
+    return _documents_only(loaded, "text" if builder == "text" else text_column, what)
+
+
+def _damaged_file(builder: str, files: list[str]) -> str | None:
+    """A sentence that names the first damaged file, and the line where it has lines."""
+    for file in files:
+        try:
+            if builder == "parquet":
+                pyarrow.parquet.ParquetFile(file).read()
+            elif builder == "arrow":
+                pyarrow.ipc.open_stream(file).read_all()
+            elif builder == "json" and ".jsonl" in Path(file).name:
+                with open_any(file, "rb", compression="infer") as lines:
+                    for number, line in enumerate(lines, 1):
+                        _check_json_line(line, f"line {number} of data file {file!r}")
+        except (pyarrow.ArrowInvalid, OSError, EOFError) as error:
+            return f"data file {file!r} is damaged: {_short(error)}"
+        except ValueError as error:
+            return str(error)
+    return None
+
+
+def _check_json_line(line: bytes, what: str) -> None:
+    if not line.strip():
+        return
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{what} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {type(value).__name__}, not an object of named columns")
+
+
+def _short(error: BaseException) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" ...")
+
+
+def _load_saved(source: str, text_column: str) -> Dataset:
+    what = f"data source {source!r}"
+    try:
+        loaded = load_from_disk(str(Path(source).expanduser()))
+    except (OSError, ValueError, pyarrow.ArrowInvalid) as error:
+        raise ValueError(f"{what} cannot be read: {_short(error)}") from error
+    if isinstance(loaded, DatasetDict):
+        if "train" not in loaded:
+            raise ValueError(f"{what} has the splits {', '.join(loaded)}; one must be train")
+        loaded = loaded["train"]
+    return _documents_only(loaded, text_column, what)
 
 
 def _load_hub(source: str, text_column: str) -> Dataset:
@@ -98,14 +173,17 @@ def _load_hub(source: str, text_column: str) -> Dataset:
     if not (owner and dataset):
         raise ValueError(f"data source {source!r} must read hub:OWNER/NAME[/CONFIG][:SPLIT]")
     loaded = load_dataset(f"{owner}/{dataset}", config or None, split=split or "train")
-    return _text_only(loaded, text_column, f"data source {source!r}")
+    return _documents_only(loaded, text_column, f"data source {source!r}")
 
 
-def _text_only(loaded: Dataset | DatasetDict, text_column: str, what: str) -> Dataset:
+def _documents_only(loaded: Dataset, text_column: str, what: str) -> Dataset:
     if text_column not in loaded.column_names:
+        for kind in (MESSAGES, PROMPT):
+            if set(kind) <= set(loaded.column_names):
+                return loaded.select_columns(list(kind))
         raise ValueError(
             f"{what} has no column {text_column!r}; text_column must be one of "
-            f"{', '.join(loaded.column_names)}"
+            f"{', '.join(loaded.column_names)}, or the rows have messages or prompt and completion"
         )
     dtype = getattr(loaded.features[text_column], "dtype", None)
     if dtype not in ("string", "large_string"):

@@ -5,7 +5,7 @@ documents, are packed: laid end to end and cut into samples. A packed sample kee
 its documents, across which nothing is attended to or predicted.
 """
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -23,11 +23,13 @@ class Sample(TypedDict):
         index: its number in the set.
         input_ids: (S,) int64.
         segment_lengths: for each document of the sample a tensor (N,); they sum to S in all.
+        is_label: (S,) bool, which tokens are predicted; absent where all are.
     """
 
     index: int
     input_ids: Tensor
     segment_lengths: list[Tensor]
+    is_label: NotRequired[Tensor]
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
@@ -72,16 +74,20 @@ class Samples(torch.utils.data.Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         first, last = np.searchsorted(self._sample_of_piece, [index, index + 1])
-        token_ids, segments = [], []
+        token_ids, segments, is_label = [], [], []
         for document, start, length in self._pieces[first:last].tolist():
             row = self._documents[document]
-            token_ids.append(torch.from_numpy(row["input_ids"][start : start + length]))
+            piece = slice(start, start + length)
+            token_ids.append(torch.from_numpy(row["input_ids"][piece]))
             segments.append(torch.from_numpy(clip_segments(row["segment_lengths"], start, length)))
-        return {
+            if "is_label" in row:
+                is_label.append(torch.from_numpy(row["is_label"][piece]))
+        sample: Sample = {
             "index": index,
             "input_ids": torch.cat(token_ids).long(),
             "segment_lengths": segments,
         }
+        return {**sample, "is_label": torch.cat(is_label)} if is_label else sample
 
 
 def _document_lengths(documents: Dataset) -> NDArray[np.int64]:

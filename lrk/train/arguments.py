@@ -1,5 +1,6 @@
 """Arguments of a training run: those of transformers, and what the recipe adds."""
 
+import math
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
@@ -52,6 +53,10 @@ class LrkTrainingArguments(transformers.TrainingArguments):
     )
     text_column: str = field(
         default="text", metadata=_help("column of a jsonl, parquet or hub data set with the text")
+    )
+    assistant_only: bool = field(
+        default=True,
+        metadata=_help("in messages, train on the assistant's turns; in prompts, on completions"),
     )
     pack: bool = field(
         default=True, metadata=_help("pack short documents and the ends of long ones into samples")
@@ -172,6 +177,17 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         for name in ("contiguous_share", "lora_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("learning_rate", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            raise ValueError(
+                f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}; one "
+                "of them must be positive"
+            )
         if self.lora_rank < 0:
             raise ValueError(f"lora_rank is {self.lora_rank}; it must be 0 or positive")
         if self.rope_theta is not None and self.rope_theta <= 0:

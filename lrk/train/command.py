@@ -3,13 +3,18 @@
 import sys
 from collections.abc import Sequence
 
+from lrk.train.atomic import SaveError
 from lrk.train.dry_run import dry_run
+from lrk.train.finite import NotFiniteError
 from lrk.train.parser import parse
 from lrk.train.session import run, set_up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-train CONFIG.yaml [--KEY VALUE ...]`; returns 2 after a sentence on bad input."""
+    """`lrk-train CONFIG.yaml [--KEY VALUE ...]`.
+
+    Returns 2 after a sentence on bad input, 1 after a sentence on a run that cannot go on.
+    """
     try:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         if arguments.dry_run:
@@ -19,7 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"lrk-train: {error}", file=sys.stderr)
         return 2
-    run(trainer)
+    try:
+        run(trainer)
+    except (SaveError, NotFiniteError) as error:
+        print(f"lrk-train: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lrk.train.atomic import atomic_file
 from lrk.train.telemetry import read_metrics
 
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
@@ -29,4 +30,5 @@ def draw_loss_curve(metrics: Path, picture: Path) -> None:
     axes.set(xlabel="step", ylabel="loss in nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(picture, dpi=120)
+    with atomic_file(picture) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -5,7 +5,7 @@ value means the same in both places: `1e-5`, which YAML takes for text, is a num
 """
 
 import json
-from argparse import SUPPRESS, Action, _ArgumentGroup
+from argparse import SUPPRESS, Action, ArgumentTypeError, _ArgumentGroup
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,35 +17,45 @@ from transformers.hf_argparser import string_to_bool
 
 from lrk.train.arguments import KERNELS, LrkTrainingArguments
 from lrk.train.nearest import did_you_mean
+from lrk.train.presets import preset, preset_names
 
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
 def parse(argv: Sequence[str]) -> LrkTrainingArguments:
-    """Arguments from `[CONFIG.yaml] [--KEY VALUE ...]`.
+    """Arguments from `[CONFIG.yaml | PRESET] [--KEY VALUE ...]`.
 
     `-` and `_` are the same in a key; a mapping such as `kernels: {attention: false}` is
     `--kernels.attention false`; an empty value or `null` in the file means the default.
 
     Raises:
-        ValueError: in one sentence, for an unknown key (with the nearest known one), a value of
-            the wrong type, or a file that is no mapping.
+        ValueError: in one sentence, for an unknown key or preset (with the nearest known one), a
+            value of the wrong type, or a file that is no mapping.
     """
+    return LrkTrainingArguments(**given(argv))
+
+
+def given(argv: Sequence[str]) -> dict[str, Any]:
+    """The values that the file and the command line give, by argument, in their types."""
     parser = _Parser()
     files = [word for word in argv if word.endswith((".yaml", ".yml")) and word[0] != "-"]
     if len(files) > 1:
         raise ValueError(
             f"there are {len(files)} configuration files: {', '.join(files)}; give one"
         )
-    words = [word for path in files for word in _words_of_file(Path(path), parser)]
-    words += [_underscored(word) for word in argv if word not in files]
+    options = [word for word in argv if word not in files]
+    paths = [Path(file) for file in files]
+    if not files and options and options[0][:1] not in ("-", ""):
+        paths = [preset(options.pop(0))]
+    words = [word for path in paths for word in _words_of_file(path, parser)]
+    words += [_underscored(word) for word in options]
     namespace, rest = parser.parse_known_args(words)
     if rest:
         key = rest[0].partition("=")[0]
         if not key.startswith("--"):
             raise ValueError(f"{rest[0]!r} is neither a key nor the value of one")
         raise ValueError(f"unknown key {key!r}{did_you_mean(key, parser.keys)}")
-    return LrkTrainingArguments(**_nested(vars(namespace), parser))
+    return _nested(vars(namespace), parser)
 
 
 class _Parser(HfArgumentParser):
@@ -60,11 +70,16 @@ class _Parser(HfArgumentParser):
             for name in self.lists
             if get_origin(hints[name]) is not list and str in get_args(hints[name])
         }
+        self.mappings = {name for name, hint in hints.items() if _may_be_mapping(hint)}
+        self.texts_or_truths = {
+            name for name, hint in hints.items() if {str, bool} <= set(get_args(hint))
+        }
         self._groups: dict[str, _ArgumentGroup] = {}
         super().__init__(
             LrkTrainingArguments,  # type: ignore[arg-type]
             prog="lrk-train",
-            usage="lrk-train [CONFIG.yaml] [--KEY VALUE ...]",
+            usage="lrk-train [CONFIG.yaml | PRESET] [--KEY VALUE ...]",
+            epilog=f"presets: {', '.join(preset_names())}",
             allow_abbrev=False,
         )
 
@@ -80,7 +95,11 @@ class _Parser(HfArgumentParser):
         self.keys.append(names[0])
         if name in self.lists:
             options["nargs"] = "+"
-        if options.get("type") is string_to_bool:
+        if name in self.mappings:
+            options["type"] = _mapping
+        if name in self.texts_or_truths:
+            options["type"] = _text_or_truth
+        if options.get("type") in (string_to_bool, _text_or_truth):
             options |= {"nargs": "?", "const": True}
         if name == "resume_from_checkpoint":
             options |= {"nargs": "?", "const": "true"}
@@ -106,6 +125,22 @@ def _is_list(hints: dict[str, Any], item: Any) -> bool:
     return any(get_origin(part) is list for part in (hint, *get_args(hint)))
 
 
+def _may_be_mapping(hint: Any) -> bool:
+    return any(part is dict or get_origin(part) is dict for part in (hint, *get_args(hint)))
+
+
+def _mapping(text: str) -> dict[str, Any] | str:
+    """`{min_lr: 1e-6}` as a mapping; anything else is the path of a file, for transformers."""
+    return _typed(yaml.load(text, Loader=yaml.BaseLoader)) if text.startswith("{") else text
+
+
+def _text_or_truth(text: str) -> str | bool:
+    try:
+        return string_to_bool(text)
+    except ArgumentTypeError:
+        return text
+
+
 def _underscored(word: str) -> str:
     if not word.startswith("--"):
         return word
@@ -114,18 +149,18 @@ def _underscored(word: str) -> str:
 
 
 def _words_of_file(path: Path, parser: _Parser) -> Iterator[str]:
+    known = [key.lstrip("-") for key in parser.keys]
     for key, value in _read(path).items():
         name = key.replace("-", "_")
         if name == "kernels" and isinstance(value, dict):
             pairs = {f"kernels.{kernel}": choice for kernel, choice in value.items()}
+        elif name == "kernels" and value in _NULLS:
+            pairs = {}
         else:
             pairs = {name: value}
         for option, choice in pairs.items():
-            if f"--{option}" not in parser.keys:
-                raise ValueError(
-                    f"unknown key {option!r} in {path}"
-                    f"{did_you_mean(option, [known.lstrip('-') for known in parser.keys])}"
-                )
+            if option not in known:
+                raise ValueError(f"unknown key {option!r} in {path}{did_you_mean(option, known)}")
             yield from _words(option, choice)
 
 
@@ -151,7 +186,7 @@ def _words(option: str, value: Any) -> list[str]:
 
 
 def _typed(value: Any) -> Any:
-    """Mappings are read as JSON by transformers, so their scalars need their types here."""
+    """The scalars of a mapping as JSON has them: numbers, truth values, null, text."""
     if isinstance(value, dict):
         return {key: _typed(item) for key, item in value.items()}
     if isinstance(value, list):

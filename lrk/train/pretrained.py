@@ -1,9 +1,11 @@
 """Loading what a run starts from, and checking that its parts fit before the weights are read."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -66,6 +68,35 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
         )
 
 
+def check_checkpoint(checkpoint: Path, arguments: LrkTrainingArguments, config: Any) -> None:
+    """Raise `ValueError` if a checkpoint is of another model than the one that is trained on."""
+    what = f"resume_from_checkpoint {str(checkpoint)!r}"
+    adapter = checkpoint / "adapter_config.json"
+    if adapter.is_file() != bool(arguments.lora_rank):
+        held = "a LoRA adapter" if adapter.is_file() else "no LoRA adapter"
+        raise ValueError(f"{what} holds {held}, but lora_rank is {arguments.lora_rank}")
+    if adapter.is_file():
+        saved = json.loads(adapter.read_text(encoding="utf-8"))
+        base, name = saved.get("base_model_name_or_path"), arguments.model_name_or_path
+        if base and name and Path(base).name != Path(name).name:  # folders may have been moved
+            raise ValueError(
+                f"{what} holds an adapter for {base!r}, but model_name_or_path is {name!r}"
+            )
+        if saved.get("r") != arguments.lora_rank:
+            raise ValueError(
+                f"{what} holds an adapter of rank {saved.get('r')}, but lora_rank is "
+                f"{arguments.lora_rank}"
+            )
+    elif (checkpoint / "config.json").is_file():
+        saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
+            if saved.get(name) != getattr(config, name):
+                raise ValueError(
+                    f"{what} is of a model with {name} {saved.get(name)}, but the model that is "
+                    f"trained has {getattr(config, name)}"
+                )
+
+
 def _load(auto_class: Any, arguments: LrkTrainingArguments, **options: Any) -> Any:
     name = arguments.model_name_or_path
     if not name:
@@ -74,8 +105,16 @@ def _load(auto_class: Any, arguments: LrkTrainingArguments, **options: Any) -> A
         raise ValueError(f"model_name_or_path {name!r} does not exist")
     if arguments.gguf_file is not None:
         options["gguf_file"] = arguments.gguf_file
+    folder = Path(name).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(
+            f"model_name_or_path {name!r} is an adapter; merge it into its base model first"
+        )
+    # Without the explicit False transformers would ask at the terminal.
+    options["trust_remote_code"] = False
     try:
-        return auto_class.from_pretrained(str(Path(name).expanduser()), **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
+        return auto_class.from_pretrained(str(folder), **options)
+    # A file that is cut short is an error of safetensors, weights of other shapes a RuntimeError.
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
         raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {reason}") from error

@@ -1,41 +1,60 @@
 """The output folder of a run: what it holds, and whether a new run may write there."""
 
-import re
-import shutil
+import logging
 from pathlib import Path
 
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.atomic import remove
+from lrk.train.checkpoints import checkpoints, damage
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 LOSS_CURVE_FILE = "loss.png"
+ENVIRONMENT_FILE = "environment.json"
+MODEL_CARD_FILE = "README.md"
 ADAPTER_FOLDER = "adapter"
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-_STATE_FILE = "trainer_state.json"
+# Checkpoints stand first: what is left of a run whose deletion is interrupted cannot be resumed.
 _RUN_FILES = (
+    "checkpoint-*",
+    "not-finite-*",
     CONFIG_FILE,
     METRICS_FILE,
     LOSS_CURVE_FILE,
+    ENVIRONMENT_FILE,
     ADAPTER_FOLDER,
-    "checkpoint-*",
     "config.json",
     "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
 )
 
+logger = logging.getLogger(__name__)
+
 
 def check(arguments: LrkTrainingArguments) -> str | None:
-    """The checkpoint to resume from, or None for a new run.
+    """The checkpoint to resume from, or None to begin at the first step.
+
+    `resume_from_checkpoint` is a folder, `true` (the newest whole checkpoint of `output_dir`; the
+    first step if the run was stopped before there was one) or `auto` (as `true` where `output_dir`
+    holds a run, a new run where it does not).
 
     Raises:
-        ValueError: if the output folder holds another run, or no whole checkpoint to resume from.
+        ValueError: if the output folder holds another run, or none to resume.
     """
     folder = Path(arguments.output_dir or "")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {str(folder)!r} is a file")
-    checkpoint = _checkpoint(arguments.resume_from_checkpoint, folder)
+    choice = (arguments.resume_from_checkpoint or "false").lower()
+    if choice == "true" or (choice == "auto" and _contents(folder)):
+        return _newest_whole(folder)
+    checkpoint = None
+    if choice not in ("false", "auto"):
+        checkpoint = Path(arguments.resume_from_checkpoint or "")
+        if (fault := damage(checkpoint)) is not None:
+            raise ValueError(
+                f"resume_from_checkpoint {str(checkpoint)!r} is not a whole checkpoint: {fault}"
+            )
     continues = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
     if not continues and not arguments.overwrite_output_dir and _contents(folder):
         raise ValueError(
@@ -47,32 +66,27 @@ def check(arguments: LrkTrainingArguments) -> str | None:
 
 def clear(arguments: LrkTrainingArguments) -> None:
     """Delete what an earlier run wrote, if `overwrite_output_dir`; other files stay."""
-    if not arguments.overwrite_output_dir:
-        return
-    for path in _contents(Path(arguments.output_dir or "")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    if arguments.overwrite_output_dir:
+        for path in _contents(Path(arguments.output_dir or "")):
+            remove(path)
 
 
 def _contents(folder: Path) -> list[Path]:
     return [path for pattern in _RUN_FILES for path in sorted(folder.glob(pattern))]
 
 
-def _checkpoint(choice: str | None, folder: Path) -> Path | None:
-    if choice is None or choice.lower() == "false":
-        return None
-    if choice.lower() != "true":
-        if not (Path(choice) / _STATE_FILE).is_file():
-            raise ValueError(f"resume_from_checkpoint {choice!r} is not a whole checkpoint")
-        return Path(choice)
-    # transformers writes the state file last: a folder without one was cut short.
-    steps = {
-        int(match[1]): path
-        for path in folder.glob("checkpoint-*")
-        if (match := _CHECKPOINT.fullmatch(path.name)) and (path / _STATE_FILE).is_file()
-    }
-    if not steps:
-        raise ValueError(f"output_dir {str(folder)!r} holds no whole checkpoint to resume from")
-    return steps[max(steps)]
+def _newest_whole(folder: Path) -> str | None:
+    for path in reversed(checkpoints(folder).values()):
+        fault = damage(path)
+        if fault is None:
+            return str(path)
+        logger.warning("%s is passed over: %s", path, fault)
+    if not (folder / CONFIG_FILE).is_file():
+        raise ValueError(f"output_dir {str(folder)!r} holds no run to resume")
+    if finished := sorted(folder.glob("model*.safetensors")):
+        raise ValueError(
+            f"output_dir {str(folder)!r} holds a finished run ({finished[0].name}) and no whole "
+            "checkpoint to resume from"
+        )
+    logger.warning("%s holds no whole checkpoint: the run begins at its first step", folder)
+    return None

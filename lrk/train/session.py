@@ -1,18 +1,28 @@
 """A training run from its first check to the saved model."""
 
+import json
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lrk.env import environment
 from lrk.hf import patch
 from lrk.recipe import Samples, load_documents, tokenize
-from lrk.train import run_folder
+from lrk.train import atomic, run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import extend
 from lrk.train.lora import add_lora
 from lrk.train.loss_curve import draw_loss_curve
-from lrk.train.pretrained import check_vocabulary, load_config, load_model, load_tokenizer
+from lrk.train.pretrained import (
+    check_checkpoint,
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from lrk.train.trainer import LrkTrainer
 
 
@@ -45,7 +55,9 @@ def load_samples(
 
     def samples_of(sources: list[str], pack: bool) -> Samples:
         documents = load_documents(sources, arguments.text_column)
-        tokenized = tokenize(documents, tokenizer, arguments.dataset_num_proc)
+        tokenized = tokenize(
+            documents, tokenizer, arguments.dataset_num_proc, arguments.assistant_only
+        )
         return Samples(tokenized, arguments.train_length, pack)
 
     with arguments.main_process_first(desc="preparing the data"):
@@ -72,6 +84,8 @@ def build_trainer(
             model cannot be extended or patched.
     """
     arguments.resume_from_checkpoint = run_folder.check(arguments)
+    if arguments.resume_from_checkpoint is not None:
+        check_checkpoint(Path(arguments.resume_from_checkpoint), arguments, model.config)
     check_vocabulary(tokenizer, model.config.vocab_size)
     extend(model, arguments.target_length, arguments.rope_theta)
     tokenizer.model_max_length = model.config.max_position_embeddings
@@ -84,36 +98,53 @@ def run(trainer: LrkTrainer) -> LrkTrainer:
     """Train, evaluate, save; `trainer.model` is then the model that was saved.
 
     The output folder ends up with the model and tokenizer as any program that knows transformers
-    loads them, `config.yaml`, `metrics.jsonl`, `loss.png`, the checkpoints, and `adapter` if LoRA
-    was trained (the model has it merged in).
+    loads them, `config.yaml`, `environment.json`, `metrics.jsonl`, `loss.png`, `README.md` (a model
+    card), the checkpoints, and `adapter` if LoRA was trained (the model has it merged in).
+
+    Raises:
+        atomic.SaveError: if something cannot be written; what was saved before is intact.
+        finite.NotFiniteError: for a gradient that is NaN or infinite, before it is applied.
     """
     arguments = trainer.args
     folder = Path(arguments.output_dir or "")
     # No process may write before all have seen what the folder holds.
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        run_folder.clear(arguments)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / run_folder.CONFIG_FILE).write_text(arguments.to_yaml(), encoding="utf-8")
+        run_folder.clear(arguments)
+        atomic.remove_temporaries(folder)
+        atomic.write_text(folder / run_folder.CONFIG_FILE, arguments.to_yaml())
+        record = json.dumps(environment(sys.argv), indent=2) + "\n"
+        atomic.write_text(folder / run_folder.ENVIRONMENT_FILE, record)
+    trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
     if trainer.eval_dataset is not None and not _evaluated_at_the_end(trainer):
         trainer.evaluate()
     save(trainer, folder)
     if trainer.is_world_process_zero():
         draw_loss_curve(folder / run_folder.METRICS_FILE, folder / run_folder.LOSS_CURVE_FILE)
+        trainer.create_model_card()
+    if arguments.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save", revision=arguments.hub_revision)
     return trainer
 
 
 def save(trainer: LrkTrainer, folder: Path) -> None:
-    """Write model and tokenizer in the stock format, adapters merged into the weights."""
+    """Write model and tokenizer in the stock format, adapters merged into the weights.
+
+    A model that the folder holds is replaced when the new one is complete.
+    """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         if trainer.is_world_process_zero():
-            model.save_pretrained(str(folder / run_folder.ADAPTER_FOLDER))
+            with atomic.atomic_folder(folder / run_folder.ADAPTER_FOLDER) as whole:
+                model.save_pretrained(str(whole))
         trainer.model = model = model.merge_and_unload()
     # Training switches the cache off, but who loads the model wants to generate with it.
     model.config.use_cache = True
-    trainer.save_model(str(folder))
+    saves = trainer.args.should_save
+    with atomic.files_moved_into(folder) if saves else nullcontext(folder) as whole:
+        trainer.save_model(str(whole), _internal_call=True)
     model.config.use_cache = trainer.args.use_cache
 
 

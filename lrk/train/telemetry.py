@@ -11,6 +11,8 @@ import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from lrk.train.atomic import SaveError, write_text
+
 
 def peak_memory_gib(device: torch.device) -> float:
     """Largest memory so far: allocated tensors on a GPU, resident pages of the process on a CPU."""
@@ -63,10 +65,13 @@ class MetricsFile(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        """Drop what a killed run had logged after the checkpoint that is resumed from."""
-        if state.is_world_process_zero and self.path.exists():
-            kept = [row for row in read_metrics(self.path) if row["step"] <= state.global_step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        """Begin with what the checkpoint knows: a killed run may have logged more, or half a line.
+
+        The checkpoint's history has every row that was logged before it, and a new run's has none.
+        """
+        if state.is_world_process_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "".join(_line(row) for row in state.log_history))
 
     def on_log(
         self,
@@ -76,9 +81,20 @@ class MetricsFile(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+        if not state.is_world_process_zero:
+            return
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line({"step": state.global_step, **(logs or {})}))
+        except OSError as error:
+            raise SaveError(
+                f"{str(self.path)!r} could not be written ({error.strerror}); "
+                "checkpoints are intact"
+            ) from error
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({"step": row["step"], **row}) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The trainer: that of transformers, fed with samples whose positions are drawn as it goes."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,22 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
 )
 from transformers.training_args import TrainingArguments
 
-from lrk.recipe import Collator, PlacedSamples, Placement, Samples
+from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.run_folder import METRICS_FILE
+from lrk.train.atomic import write_text
+from lrk.train.finite import SAMPLE_INDICES, FiniteSteps
+from lrk.train.model_card import MARK, model_card
+from lrk.train.run_folder import METRICS_FILE, MODEL_CARD_FILE
 from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memory_gib
 
 
-class LrkTrainer(Trainer):
+class LrkTrainer(FiniteSteps):
     """`transformers.Trainer` on `Samples`.
 
     Args:
@@ -52,7 +55,7 @@ class LrkTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=collator,  # type: ignore[arg-type]
+            data_collator=_WithIndices(collator),  # type: ignore[arg-type]
             train_dataset=samples,
             eval_dataset=None if evaluation is None else _at_lengths(evaluation, arguments),
             processing_class=tokenizer,
@@ -69,10 +72,22 @@ class LrkTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.state.global_step == self._initial_global_step:
+            logs.pop("train_loss", None)  # of no steps
         if "loss" in logs:
             logs["tokens_per_second"] = self.throughput.read()
             logs["peak_memory_gib"] = peak_memory_gib(self.args.device)
         super().log(logs, start_time)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write README.md, unless somebody else wrote the one that is there.
+
+        transformers asks for it before it pushes to the hub; its own arguments are not needed.
+        """
+        path = Path(self.args.output_dir or "") / MODEL_CARD_FILE
+        if self.is_world_process_zero() and (not path.exists() or MARK in path.read_text()):
+            config = self.accelerator.unwrap_model(self.model).config
+            write_text(path, model_card(self.args, config, self.state.log_history))
 
 
 def training_placement(arguments: LrkTrainingArguments) -> Placement:
@@ -93,6 +108,17 @@ def _at_lengths(evaluation: Samples, arguments: LrkTrainingArguments) -> dict[st
         )
         for length in arguments.eval_lengths or []
     }
+
+
+class _WithIndices:
+    """A collator that also says which samples are in the batch."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        indices = [sample["index"] for sample in samples]
+        return {**self._collator(samples), SAMPLE_INDICES: indices}
 
 
 class _EpochOfPositions(TrainerCallback):

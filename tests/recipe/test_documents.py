@@ -79,6 +79,19 @@ def test_bad_sources(corpus, source, column, message):
         load_documents([source], column)
 
 
+def test_what_datasets_saved_to_disk(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["one", "two"], "id": [1, 2]})
+    rows.save_to_disk(tmp_path / "alone")
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "splits")
+    datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "test")
+    for name in ("alone", "splits"):
+        assert load_documents([str(tmp_path / name)])["text"][:] == ["one", "two"]
+    with pytest.raises(ValueError, match="has the splits test; one must be train"):
+        load_documents([str(tmp_path / "test")])
+    (file,) = (tmp_path / "alone").glob("*.arrow")
+    assert load_documents([str(file)])["text"][:] == ["one", "two"]
+
+
 def test_no_source():
     with pytest.raises(ValueError, match="data is empty"):
         load_documents([])

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from lrk.train import parse
+from lrk.train.presets import preset_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,6 +111,7 @@ def test_kernels_are_a_mapping_in_both_places(config):
         ("max_steps: [1, 2]\n", [], "'2' is neither a key nor the value of one"),
         ("pack: perhaps\n", [], "argument --pack: Truthy value expected"),
         ("lr_scheduler_type: flat\n", [], "argument --lr_scheduler_type: invalid choice: 'flat'"),
+        ("kernels: maybe\n", [], "unknown key 'kernels' in"),
         ("", ["other.yaml"], "there are 2 configuration files"),
         ("a: [1\n", [], r"config\.yaml is not YAML: .* line"),
     ],
@@ -135,10 +137,21 @@ def test_the_configurations_that_users_start_from(path):
     parse([str(path), "--use_cpu"])
 
 
+def test_a_preset_is_a_configuration_by_its_name(config):
+    made = parse(["smollm2-135m-131072", "--max-steps", "3", "--use_cpu"])
+    assert made.model_name_or_path == "HuggingFaceTB/SmolLM2-135M"
+    assert (made.max_steps, made.learning_rate) == (3, 2e-4)
+    assert preset_names() == sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+    message = "'smollm2-135m' is neither a YAML file nor a preset; .*did you mean 'smollm2-135m-1"
+    with pytest.raises(ValueError, match=message):
+        parse(["smollm2-135m"])
+
+
 def test_help_names_every_argument(capsys):
     with pytest.raises(SystemExit) as ended:
         parse(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert "--learning_rate" in text
+    assert "llama-3-8b-131072" in text
     assert text.index("arguments of lrk") < text.index("--contiguous_share")

@@ -1,6 +1,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lrk.train import run_folder
 
@@ -11,8 +13,10 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     for step in (2, 10, 11):
         (folder / f"checkpoint-{step}").mkdir(parents=True)
+        save_file({"x": torch.ones(2)}, folder / f"checkpoint-{step}" / "model.safetensors")
         if step != 11:
-            (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+            state = folder / f"checkpoint-{step}" / "trainer_state.json"
+            state.write_text(f'{{"global_step": {step}}}')
     (folder / "metrics.jsonl").write_text("")
     (folder / "config.yaml").write_text("")
     (folder / "notes.txt").write_text("mine")
@@ -26,7 +30,7 @@ def test_an_empty_or_absent_folder_is_a_new_run(arguments, tmp_path):
 
 
 def test_another_run_is_not_overwritten(arguments, folder):
-    with pytest.raises(ValueError, match=r"holds another run \(config.yaml\): choose another"):
+    with pytest.raises(ValueError, match=r"holds another run \(checkpoint-10\): choose"):
         run_folder.check(arguments(output_dir=str(folder)))
 
 
@@ -49,17 +53,27 @@ def test_without_the_flag_nothing_is_deleted(arguments, folder):
     assert (folder / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ("true", "holds no whole checkpoint to resume from"),
-        ("elsewhere/checkpoint-1", "'elsewhere/checkpoint-1' is not a whole checkpoint"),
-    ],
-)
-def test_nothing_to_resume_from(arguments, tmp_path, choice, message):
-    made = arguments(output_dir=str(tmp_path / "new"), resume_from_checkpoint=choice)
-    with pytest.raises(ValueError, match=message):
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(arguments, folder):
+    for step in (2, 10):
+        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{")
+    made = arguments(output_dir=str(folder), resume_from_checkpoint="true")
+    assert run_folder.check(made) is None
+
+
+@pytest.mark.parametrize("choice", ["true", "auto"])
+def test_a_finished_run_without_checkpoints_is_not_trained_again(arguments, tmp_path, choice):
+    for name in ("config.yaml", "model.safetensors"):
+        (tmp_path / name).write_text("")
+    made = arguments(output_dir=str(tmp_path), resume_from_checkpoint=choice)
+    with pytest.raises(ValueError, match="holds a finished run"):
         run_folder.check(made)
+
+
+def test_auto_resumes_what_is_there_and_begins_where_nothing_is(arguments, folder, tmp_path):
+    made = arguments(output_dir=str(folder), resume_from_checkpoint="auto")
+    assert run_folder.check(made) == str(folder / "checkpoint-10")
+    made = arguments(output_dir=str(tmp_path / "new"), resume_from_checkpoint="auto")
+    assert run_folder.check(made) is None
 
 
 def test_a_checkpoint_of_one_run_does_not_go_into_the_folder_of_another(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
@@ -65,6 +67,18 @@ def test_a_run_leaves_a_stock_model_and_its_records(arguments, corpus):
     assert all(row["peak_memory_gib"] > 0 for row in rows if "loss" in row)
     assert any("eval_32_loss" in row for row in rows)
     assert any("eval_256_loss" in row for row in rows)
+
+    record = json.loads((folder / "environment.json").read_text())
+    assert record["packages"]["torch"] == torch.__version__
+    card = (folder / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert "base_model" not in metadata, "a folder of this machine is no name on the hub"
+    assert metadata["tags"] == ["lrk", "long-context", "longrecipe"]
+    assert f"| training | {losses[0]:.4f} (step 1) | {losses[-1]:.4f} (step 20) |" in card
+    assert "| held-out, simulated length 256 |" in card
+    assert "## Not measured" in card
+    assert "- Texts of more than 32 real tokens" in card
+    assert not list(folder.glob(".partial-*"))
 
     saved = AutoModelForCausalLM.from_pretrained(folder)
     assert_same_weights(dict(saved.state_dict()), weights(trainer))
@@ -221,3 +235,40 @@ def test_ready_parts_can_be_trained(arguments, tokenizer, model_folder):
     assert type(model) is LlamaForCausalLM
     with pytest.raises(ValueError, match="holds another run"):
         build_trainer(model, tokenizer, samples, made)
+
+
+def test_a_model_card_of_somebody_else_is_left_alone(arguments):
+    made = arguments(max_steps=1, report_to=["tensorboard"])
+    folder = Path(made.output_dir)
+    folder.mkdir()
+    (folder / "README.md").write_text("mine")
+    train(made)
+    assert (folder / "README.md").read_text() == "mine"
+    assert list(folder.rglob("events.out.tfevents.*")), "report_to works as in transformers"
+
+
+def test_only_what_the_assistant_says_is_trained_on(arguments, tmp_path, tokenizer, model_folder):
+    turns = [
+        {"role": "user", "content": "Was the pass closed all winter before spring?"},
+        {"role": "assistant", "content": "Nobody crossed it. It was closed."},
+    ]
+    (tmp_path / "chat.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 8)
+    template = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<end>{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant:\n{% endif %}"
+    instruct = tmp_path / "instruct"
+    shutil.copytree(model_folder, instruct)
+    (instruct / "chat_template.jinja").write_text(template)
+    made = arguments(
+        model_name_or_path=str(instruct),
+        data=[str(tmp_path / "chat.jsonl")],
+        position_method="contiguous",
+        max_steps=1,
+    )
+    trainer = set_up(made)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    labels = batch["labels"].flatten()
+    kept = tokenizer.decode(labels[labels != -100])
+    assert kept.count("Nobody crossed it. It was closed") == 8
+    assert "spring" not in kept
+    assert "assistant" not in kept
+    assert math.isfinite(run(trainer).state.log_history[0]["loss"])

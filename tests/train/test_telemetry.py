@@ -27,17 +27,23 @@ def test_throughput_counts_steps_but_not_evaluations_or_saves(monkeypatch):
     assert throughput.read() == 30
 
 
-def test_resuming_drops_what_was_logged_after_the_checkpoint(tmp_path):
+def test_resuming_begins_with_the_history_of_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [{"step": step, "loss": 1.0} for step in (1, 2, 3)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 4, "lo')
-    state = SimpleNamespace(is_world_process_zero=True, global_step=2)
+    history = [{"loss": 1.0, "step": 1}, {"loss": 1.0, "step": 2}]
+    state = SimpleNamespace(is_world_process_zero=True, global_step=2, log_history=history)
     file = MetricsFile(path)
     file.on_train_begin(None, state, None)
     assert read_metrics(path) == rows[:2]
     state.global_step = 3
     file.on_log(None, state, None, logs={"loss": 0.5})
     assert read_metrics(path)[-1] == {"step": 3, "loss": 0.5}
+
+
+def test_a_last_line_that_was_cut_short_is_not_read(tmp_path):
+    (tmp_path / "m").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path / "m") == [{"step": 1}]
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -1,0 +1,138 @@
+"""Checkpoints that are whole or absent, and which of them a run goes on from.
+
+transformers writes into `checkpoint-N` file by file; killed in between, it leaves a folder that it
+later picks to resume from and fails on. Here the folder is written under another name and renamed.
+"""
+
+import json
+import re
+import zipfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+
+from lrk.train.atomic import PREFIX, atomic_folder, remove
+
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoints(run: Path) -> dict[int, Path]:
+    """Folders of checkpoints by step, smallest first; they may be damaged."""
+    found = {
+        int(match[1]): path
+        for path in run.glob("checkpoint-*")
+        if (match := _CHECKPOINT.fullmatch(path.name)) and path.is_dir()
+    }
+    return dict(sorted(found.items()))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint cannot be resumed from, or None. Reads the ends of files, not the files."""
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    state = checkpoint / TRAINER_STATE_NAME
+    try:
+        json.loads(state.read_text(encoding="utf-8"))["global_step"]
+    except FileNotFoundError:
+        return f"it has no {TRAINER_STATE_NAME}"
+    except (ValueError, KeyError, TypeError):
+        return f"its {TRAINER_STATE_NAME} is damaged"
+    weights = [*checkpoint.rglob("*.safetensors"), *checkpoint.rglob("*.distcp")]
+    if not weights and not list(checkpoint.rglob("*.bin")):
+        return "it has no weights"
+    for file in weights:
+        if file.suffix == ".safetensors" and not _is_safetensors(file):
+            return f"its {file.name} is cut short"
+    for file in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
+        if not zipfile.is_zipfile(file):
+            return f"its {file.name} is cut short"
+    return None
+
+
+def rotate(run: Path, limit: int | None, keep: set[Path]) -> None:
+    """Delete the checkpoints of the smallest steps until `limit` are left, but none of `keep`."""
+    if not limit or limit < 0:
+        return
+    present = list(checkpoints(run).values())
+    disposable = [path for path in present if path not in keep]
+    for path in disposable[: max(0, len(present) - limit)]:
+        remove(path)
+
+
+class WholeCheckpoints(Trainer):
+    """`transformers.Trainer` whose checkpoints appear when they are complete."""
+
+    _staging: Path | None = None
+
+    def save_state_to(self, folder: Path, trial: Any = None) -> None:
+        """Write weights, optimizer, scheduler, random states and step as a checkpoint `folder`.
+
+        Raises:
+            atomic.SaveError: if it cannot be written; no folder is left then.
+        """
+        saves = self.args.should_save
+        whole: AbstractContextManager[Any] = atomic_folder(folder) if saves else nullcontext()
+        with whole:
+            self._staging = folder.with_name(PREFIX + folder.name)
+            # Every process writes its random state into the folder that the first one makes.
+            self.accelerator.wait_for_everyone()
+            try:
+                super()._save_checkpoint(self.model, trial)  # type: ignore[arg-type]
+            finally:
+                written = self._staging / f"checkpoint-{self.state.global_step}"
+                self._staging = None
+            self.accelerator.wait_for_everyone()
+            self._name_best_checkpoint(written, folder)
+            if saves:
+                for file in written.iterdir():
+                    file.rename(written.parent / file.name)
+                written.rmdir()
+        self.accelerator.wait_for_everyone()
+
+    def _name_best_checkpoint(self, written: Path, folder: Path) -> None:
+        """The state has noted the name under which the best checkpoint was being written."""
+        if self.state.best_model_checkpoint == str(written):
+            self.state.best_model_checkpoint = str(folder)
+            if self.args.should_save:
+                self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial))
+        folder = run / f"checkpoint-{self.state.global_step}"
+        self.save_state_to(folder, trial)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate(run, self.args.save_total_limit, {folder, Path(best or folder)})
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging or super()._get_output_dir(trial))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not while the checkpoint has a temporary name: `_save_checkpoint` does it afterwards."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """transformers would take one more step where the last one of a run is resumed from."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As in transformers, but a run is the same with it and without: randomness is put back."""
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return super().evaluate(*args, **kwargs)
+
+
+def _is_safetensors(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False

@@ -1,0 +1,135 @@
+"""The README.md of a trained model: what was done, what was measured, and what was not."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PretrainedConfig
+
+from lrk.train.arguments import LrkTrainingArguments
+
+MARK = "<!-- written by lrk-train; without this line lrk-train leaves the file alone -->"
+_EVALUATION = re.compile(r"eval_(\d+)_loss")
+
+Rows = Sequence[dict[str, Any]]
+
+
+def model_card(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Rows) -> str:
+    """Markdown with the metadata that the Hugging Face hub reads.
+
+    Args:
+        arguments: of the run.
+        config: of the trained model.
+        history: what was logged, rows with a `step`.
+    """
+    lines = [
+        *_metadata(arguments),
+        MARK,
+        "",
+        *_how(arguments, config, history),
+        "",
+        *_measured(arguments, history),
+        "",
+        *_not_measured(arguments),
+        "",
+        "## Arguments",
+        "",
+        "```yaml",
+        arguments.to_yaml().strip(),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(arguments: LrkTrainingArguments) -> Iterator[str]:
+    metadata: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["lrk", "long-context", arguments.position_method],
+    }
+    base = arguments.model_name_or_path
+    if base and not Path(base).exists():  # a name on the hub
+        metadata["base_model"] = base
+    yield "---"
+    yield yaml.safe_dump(metadata, sort_keys=False).strip()
+    yield "---"
+
+
+def _how(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Rows) -> Iterator[str]:
+    base = arguments.model_name_or_path or "a model that the caller had at hand"
+    steps = max((row["step"] for row in history), default=0)
+    batch = (
+        arguments.per_device_train_batch_size
+        * arguments.gradient_accumulation_steps
+        * arguments.world_size
+    )
+    name = Path(arguments.output_dir or "").name
+    trained = f"LoRA of rank {arguments.lora_rank}, merged" if arguments.lora_rank else "all"
+    yield f"# {name}"
+    yield ""
+    yield (
+        f"{base}, trained by lrk-train for a window of {config.max_position_embeddings:,} tokens. "
+        f"Its licence is that of the base model."
+    )
+    yield ""
+    yield "| | |"
+    yield "|---|---|"
+    yield f"| positions | {arguments.position_method}, below {arguments.target_length:,} |"
+    yield f"| samples in ordinary positions | {arguments.contiguous_share:.0%} |"
+    yield f"| real tokens of a sample | {arguments.train_length:,} |"
+    yield f"| samples a step | {batch:,} |"
+    yield f"| steps | {steps:,} |"
+    yield f"| tokens in all | {steps * batch * arguments.train_length:,} |"
+    yield f"| trained parameters | {trained} |"
+    yield f"| RoPE base | {config.rope_parameters['rope_theta']:,.0f} |"
+
+
+def _measured(arguments: LrkTrainingArguments, history: Rows) -> Iterator[str]:
+    yield "## Measured"
+    yield ""
+    losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
+    evaluations: dict[int, list[tuple[int, float]]] = {}
+    for row in history:
+        for name, value in row.items():
+            if match := _EVALUATION.fullmatch(name):
+                evaluations.setdefault(int(match[1]), []).append((row["step"], value))
+    if not losses and not evaluations:
+        yield "Nothing."
+        return
+    yield "Mean loss in nats a token."
+    yield ""
+    yield "| | first | last |"
+    yield "|---|---|---|"
+    if losses:
+        yield f"| training | {_at_step(losses[0])} | {_at_step(losses[-1])} |"
+    for length, points in sorted(evaluations.items()):
+        yield (
+            f"| held-out, simulated length {length:,} | {_at_step(points[0])} | "
+            f"{_at_step(points[-1])} |"
+        )
+    if evaluations:
+        yield ""
+        yield (
+            f"A simulated length spreads {arguments.train_length:,} real tokens over so many "
+            "positions. It is not a text of that length."
+        )
+
+
+def _at_step(point: tuple[int, float]) -> str:
+    return f"{point[1]:.4f} (step {point[0]:,})"
+
+
+def _not_measured(arguments: LrkTrainingArguments) -> Iterator[str]:
+    yield "## Not measured"
+    yield ""
+    yield (
+        f"- Texts of more than {arguments.train_length:,} real tokens: no loss, no retrieval "
+        "(passkey, needle in a haystack, RULER), no generation."
+    )
+    yield "- What the model still does at short lengths beyond these losses (MMLU, GSM8K, code)."
+    yield "- Safety and bias, which can differ from the base model's."
+    if not arguments.eval_data:
+        yield "- Any loss on held-out text: the run had no `eval_data`."

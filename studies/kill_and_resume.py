@@ -1,0 +1,206 @@
+"""Kill training runs with SIGKILL at random moments, resume them, and compare every weight.
+
+    python -m studies.kill_and_resume --kills 20
+
+A tiny Llama is trained with gradient accumulation, two data workers, evaluations, checkpoints every
+3 steps of which two are kept, and, in every other trial, LoRA with dropout. Each trial is killed
+once: while the data are prepared, while it trains, while a checkpoint is written, or while the
+final model is. Then the same command goes on with `resume_from_checkpoint: auto`. The final weights
+must equal those of an uninterrupted run bit for bit, the losses in `metrics.jsonl` likewise, one
+row a step, and no temporary may be left. Exits with 1 if anything differs.
+"""
+
+import argparse
+import multiprocessing
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from studies.tiny import write_corpus, write_model
+
+STEPS = 20
+MOMENTS = ("preparing", "training", "saving", "last save")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a kill left and how the resumed run compares; `faults` is empty where all is equal."""
+
+    moment: str
+    seconds: float
+    found: str
+    faults: list[str]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kill training runs, resume them, compare.")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(f"{'kill':>4}  {'moment':<10} {'after':>7}  {'found in the folder':<34}  result")
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(Path(folder), arguments.seed)
+        for number in range(arguments.kills):
+            trial = study.trial(number, MOMENTS[number % len(MOMENTS)])
+            failures += bool(trial.faults)
+            print(
+                f"{number + 1:>4}  {trial.moment:<10} {trial.seconds:>6.2f}s  {trial.found:<34}  "
+                f"{'; '.join(trial.faults) or 'equal'}",
+                flush=True,
+            )
+    print(f"{arguments.kills} kills, {failures} with a difference")
+    return 1 if failures else 0
+
+
+class Study:
+    """Runs of one model on one corpus, in a folder of their own."""
+
+    def __init__(self, folder: Path, seed: int, start_method: str = "forkserver") -> None:
+        self.folder = folder
+        self._context: Any = multiprocessing.get_context(start_method)
+        self._random = random.Random(seed)
+        self._references: dict[bool, tuple[float, float]] = {}
+        write_model(folder / "model")
+        write_corpus(folder / "corpus", documents=60)
+        # Imports take longer than a run: they are done once, in the process that the runs fork off.
+        multiprocessing.set_forkserver_preload(["lrk.train.command", "torch.distributed"])
+        warm_up = self._context.Process(target=int)
+        warm_up.start()
+        warm_up.join()
+
+    def trial(self, number: int, moment: str) -> Trial:
+        """Kill one run, resume it, compare it."""
+        dropout = number % 2 == 0
+        run = self.folder / f"run-{number}"
+        while (seconds := self._kill(run, dropout, moment)) is None:
+            shutil.rmtree(run)
+        found = _listing(run)
+        resumed = self._start(run, dropout)
+        resumed.join()
+        faults = [f"resuming exits with {resumed.exitcode}"] if resumed.exitcode else []
+        faults += [] if faults else _differences(run, self.folder / f"reference-{dropout}")
+        return Trial(moment, seconds, found, faults)
+
+    def _kill(self, run: Path, dropout: bool, moment: str) -> float | None:
+        """Start a run and kill it; after how many seconds, or None if it had already finished."""
+        ready, finished = self._reference(dropout)
+        process = self._start(run, dropout)
+        begin = time.perf_counter()
+        if moment == "preparing":
+            time.sleep(self._random.uniform(0, ready))
+        elif moment == "training":
+            _wait(process, (run / "config.yaml").exists)
+            time.sleep(self._random.uniform(0, finished - ready))
+        else:
+            name = ".partial-model"
+            if moment == "saving":
+                name = f".partial-checkpoint-{3 * self._random.randint(1, STEPS // 3)}"
+            _wait(process, (run / name).exists)
+            time.sleep(self._random.uniform(0, 0.02))
+        process.kill()
+        process.join()
+        return time.perf_counter() - begin if process.exitcode == -signal.SIGKILL else None
+
+    def _reference(self, dropout: bool) -> tuple[float, float]:
+        """Seconds until an uninterrupted run has prepared its data, and until it has finished."""
+        if dropout not in self._references:
+            run = self.folder / f"reference-{dropout}"
+            begin = time.perf_counter()
+            process = self._start(run, dropout)
+            _wait(process, (run / "config.yaml").exists)
+            ready = time.perf_counter() - begin
+            process.join()
+            if process.exitcode:
+                raise RuntimeError(f"the uninterrupted run exits with {process.exitcode}")
+            self._references[dropout] = ready, time.perf_counter() - begin
+        return self._references[dropout]
+
+    def _start(self, run: Path, dropout: bool) -> Any:
+        options: dict[str, Any] = {
+            "model_name_or_path": self.folder / "model",
+            "data": self.folder / "corpus" / "*.txt",
+            "eval_data": self.folder / "corpus" / "0.txt",
+            "output_dir": run,
+            "resume_from_checkpoint": "auto",
+            "target_length": 256,
+            "train_length": 32,
+            "per_device_train_batch_size": 3,
+            "gradient_accumulation_steps": 2,
+            "dataloader_num_workers": 2,
+            "max_steps": STEPS,
+            "save_steps": 3,
+            "save_total_limit": 2,
+            "eval_strategy": "steps",
+            "eval_steps": 5,
+            "learning_rate": "1e-2",
+            "lora_rank": 4 if dropout else 0,
+            "lora_dropout": 0.1 if dropout else 0,
+            "disable_tqdm": "true",
+            "bf16": "false",
+            "report_to": "none",
+        }
+        words = [f"--{name}={value}" for name, value in options.items()]
+        process = self._context.Process(
+            target=train, args=(words, self.folder / f"cache-{run.name}")
+        )
+        process.start()
+        return process
+
+
+def train(words: list[str], cache: Path) -> None:
+    """One `lrk-train` in a process of its own, whose data are not in the cache of another."""
+    import datasets
+    import torch
+
+    from lrk.train.command import main
+
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the data workers, as usual on Linux
+    datasets.config.HF_DATASETS_CACHE = cache
+    datasets.disable_progress_bars()
+    sys.stdout = sys.stderr = open(f"{cache}.log", "a", encoding="utf-8")  # noqa: SIM115
+    sys.exit(main(words))
+
+
+def _wait(process: Any, condition: Callable[[], bool]) -> None:
+    while process.is_alive() and not condition():
+        time.sleep(0.0005)
+
+
+def _listing(run: Path) -> str:
+    names = [path.name for path in run.glob("*") if "checkpoint" in path.name]
+    names += [".partial-model"] if (run / ".partial-model").exists() else []
+    short = sorted(name.replace("checkpoint-", "") for name in names)
+    return ", ".join(short) or ("no checkpoint" if run.exists() else "nothing")
+
+
+def _differences(run: Path, reference: Path) -> list[str]:
+    from safetensors.torch import load_file
+
+    from lrk.train.telemetry import read_metrics
+
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, reference))
+    faults = [f"{name} differs" for name in theirs if not ours[name].equal(theirs[name])]
+    logged = [
+        [
+            (row["step"], row["loss"])
+            for row in read_metrics(folder / "metrics.jsonl")
+            if "loss" in row
+        ]
+        for folder in (run, reference)
+    ]
+    faults += ["metrics.jsonl differs"] if logged[0] != logged[1] else []
+    faults += [f"{path.name} is left" for path in run.glob(".partial-*")]
+    return faults
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""A step whose gradient is not finite is not taken, and what led to it is kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lrk.train import LrkTrainer, train
+from lrk.train.checkpoints import damage
+from lrk.train.command import main
+from lrk.train.finite import NotFiniteError, step_tensors
+from lrk.train.session import run, set_up
+
+BAD_STEP = 3
+OPTIONS = {
+    "max_steps": 5,
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+}
+
+
+@pytest.fixture(params=["loss", "gradient"])
+def spoiled(request, monkeypatch):
+    """Step 3 has a NaN loss, or a finite loss and an infinite gradient."""
+    step = LrkTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        loss = step(self, model, inputs, *args, **kwargs)
+        if self.state.global_step + 1 < BAD_STEP:
+            return loss
+        if request.param == "loss":
+            return loss * float("nan")
+        parameter = next(p for p in model.parameters() if p.requires_grad)
+        return loss + Explosion.apply(parameter)
+
+    monkeypatch.setattr(LrkTrainer, "compute_loss", compute_loss)
+    return request.param
+
+
+class Explosion(torch.autograd.Function):
+    """0, with an infinite gradient."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.new_zeros(())
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return torch.full_like(x, float("inf"))
+
+
+def test_the_step_is_not_taken_and_its_batch_is_kept(arguments, spoiled):
+    trainer = set_up(arguments(**OPTIONS))
+    with pytest.raises(NotFiniteError) as caught:
+        run(trainer)
+    folder = Path(trainer.args.output_dir) / f"not-finite-{BAD_STEP}"
+    sentence = str(caught.value)
+    assert f"step {BAD_STEP} has loss " in sentence
+    assert "so it was not taken" in sentence
+    assert str(folder) in sentence
+    assert "\n" not in sentence
+    assert ("loss nan" in sentence) == (spoiled == "loss")
+
+    batch = load_file(folder / "batch-0.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
+        "input_ids": (4, 32),
+        "position_ids": (4, 32),
+        "labels": (4, 32),
+        "document": (4, 32),
+        "sample_index": (4,),
+    }
+    for row, index in enumerate(batch["sample_index"].tolist()):
+        assert torch.equal(batch["input_ids"][row], trainer.train_dataset[index]["input_ids"])
+        assert str(index) in sentence
+
+    kept = load_file(folder / "model.safetensors")
+    good = load_file(Path(trainer.args.output_dir) / "checkpoint-2" / "model.safetensors")
+    assert all(torch.equal(kept[name], good[name]) for name in good)
+    assert damage(folder) is None
+
+
+def test_resuming_passes_it_over_unless_it_is_asked_for(arguments, options, spoiled, monkeypatch):
+    words = {**options, **OPTIONS, "data": options["data"][0]}
+    assert main([f"--{name}={value}" for name, value in words.items()]) == 1
+    monkeypatch.undo()
+    folder = Path(options["output_dir"])
+    made = arguments(**OPTIONS, resume_from_checkpoint="true")
+    assert set_up(made).args.resume_from_checkpoint == str(folder / "checkpoint-2")
+    chosen = str(folder / f"not-finite-{BAD_STEP}")
+    trainer = train(arguments(**OPTIONS, resume_from_checkpoint=chosen))
+    assert trainer.state.global_step == 5
+
+
+def test_the_norm_is_read_once_a_step(arguments, monkeypatch):
+    """A number comes back, which transformers logs as it is in place of reading the norm."""
+    norms = []
+    stock = LrkTrainer._get_grad_norm
+
+    def recorded(self, *args, **kwargs):
+        norms.append(stock(self, *args, **kwargs))
+        return norms[-1]
+
+    monkeypatch.setattr(LrkTrainer, "_get_grad_norm", recorded)
+    trainer = train(arguments(max_steps=2))
+    logged = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
+    assert all(type(norm) is float for norm in norms)
+    assert logged == norms
+
+
+def test_documents_of_a_step_are_counted_over_its_batches():
+    batch = {
+        "input_ids": torch.zeros(2, 4, dtype=torch.int64),
+        "position_ids": torch.zeros(2, 4, dtype=torch.int64),
+        "labels": torch.zeros(2, 4, dtype=torch.int64),
+        "cu_seq_lens_q": torch.tensor([0, 1, 4, 8], dtype=torch.int32),
+        "sample_indices": [7, 3],
+    }
+    tensors = step_tensors([batch, batch])
+    rows = [[0, 1, 1, 1], [2, 2, 2, 2], [3, 4, 4, 4], [5, 5, 5, 5]]
+    assert tensors["document"].tolist() == rows
+    assert tensors["sample_index"].tolist() == [7, 3, 7, 3]
