@@ -7,6 +7,7 @@ trained on them meets distances up to `Lt` at the cost of `Ls` tokens. Strictly 
 keep causality by index and causality by position the same.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -138,8 +139,145 @@ def randpos(
     return chosen - chosen[0]
 
 
+def cream(
+    segment_lengths: SegmentLengths,
+    target_length: int,
+    generator: Generator | None = None,
+    sigma: float = 3.0,
+) -> Tensor:
+    """Head and tail of the target, and between them a middle part (CREAM, 2406.07138).
+
+    With `a = Lt / Ls` the head has positions `0 .. h - 1`, the tail `Lt - h .. Lt - 1` and the
+    middle `m = Ls - 2 h` contiguous ones. Two variants are drawn with probability 1/2 for each
+    sample: *relativity*, `h = Ls // 3`, learns distances across the gaps; *continuity*, `h = 4 a`,
+    keeps nearly all of the sample in one piece.
+
+    The end of the middle is drawn in two steps. `r = floor(x)`, in half windows, where `x` is
+    Gaussian with mean `1 + a` and deviation `sigma`, truncated to `[2, 2 a]`; then
+    `U{floor(h + (m - 1) r / 2) .. floor(r Ls / 2) - h - 1}`, both ends included. `r = 2` puts the
+    middle next to the head, `r = 2 a` lets it reach the tail.
+
+    The paper has `a` integer and the sample as long as the pretrained window. Here `a` is any
+    ratio, and the head of continuity is at most that of relativity, which matters where `a` is
+    above `Ls / 12`. Fewer than 3 tokens have no middle and stay contiguous.
+
+    Args:
+        segment_lengths: (N,) positive integers; only their sum `Ls` matters.
+        target_length: `Lt` in tokens, at least `Ls`.
+        generator: CPU generator; None takes PyTorch's default.
+        sigma: deviation of `x`, positive. The paper's 3 is for `a = 8`; where `a` is much larger it
+            keeps `r` at `1 + a`, and so the middle out of the second half of the target, which
+            `3 a / 8` does not.
+
+    Returns:
+        (Ls,) int64.
+
+    Raises:
+        ValueError: for an empty or non-positive segment, a target below `Ls`, or `sigma` not
+            positive.
+    """
+    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma is {sigma}; it must be positive and finite")
+    ratio = target_length / num_tokens
+    relativity = num_tokens // 3
+    continuity = min(4 * target_length // num_tokens, relativity)
+    head = relativity if _uniform(0, 1, generator) else continuity
+    if head == 0:
+        return torch.arange(num_tokens)
+    middle = num_tokens - 2 * head
+    half_windows = math.floor(_truncated_gaussian(1 + ratio, sigma, 2, 2 * ratio, generator))
+    first_end = head + (middle - 1) * half_windows // 2
+    last_end = num_tokens * half_windows // 2 - head - 1
+    start = _uniform(first_end, last_end, generator) - middle + 1
+    return _at_offsets(
+        torch.tensor([head, middle, head]),
+        torch.tensor([0, start - head, target_length - num_tokens]),
+    )
+
+
+def e2(
+    segment_lengths: SegmentLengths,
+    target_length: int,
+    generator: Generator | None = None,
+    num_unshifted: int = 4,
+) -> Tensor:
+    """A random density of positions and a random place in the target (E2-LLM, 2401.06951).
+
+    The paper gives token `m` the interpolated position `(m + t) / g` in the pretrained window,
+    with a scale `g ~ U{1 .. g_max}` and a shift `t` for each sample; the first tokens, at which
+    attention dumps what it does not need, have `t = 0`. A model that reaches the target
+    `Lt = g_max Ls` by interpolation turns position `p` as the pretrained one turned `p / g_max`.
+    So in positions of the target the paper's are `(m + t) g_max / g`: the sample is stretched over
+    all of it (`g = 1`) or lies somewhere in it contiguously (`g = g_max`). They are rounded down to
+    integers, which changes nothing where `g` divides `g_max`.
+
+    `g_max = Lt / Ls`, the sample being as long as the pretrained window, and
+    `t ~ U{0 .. (g - 1) Ls}`, all shifts that stay within the target.
+
+    Args:
+        segment_lengths: (N,) positive integers; only their sum `Ls` matters.
+        target_length: `Lt` in tokens, at least `Ls`.
+        generator: CPU generator; None takes PyTorch's default.
+        num_unshifted: tokens with `t = 0`, at least 1; the paper's default is 4.
+
+    Returns:
+        (Ls,) int64.
+
+    Raises:
+        ValueError: for an empty or non-positive segment, a target below `Ls`, or
+            `num_unshifted` below 1.
+    """
+    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
+    if num_unshifted < 1:
+        raise ValueError(f"num_unshifted is {num_unshifted}; it must be at least 1")
+    scale = _uniform(1, target_length // num_tokens, generator)
+    shift = _uniform(0, (scale - 1) * num_tokens, generator)
+    tokens = torch.arange(num_tokens)
+    tokens[num_unshifted:] += shift
+    return tokens * target_length // (scale * num_tokens)
+
+
+def endprompt(
+    segment_lengths: SegmentLengths,
+    target_length: int,
+    generator: Generator | None = None,
+    prompt_length: int = 20,
+) -> Tensor:
+    """The text at `0 .. n - 1`, a short prompt at the end of the target (EndPrompt, 2605.14589).
+
+    The last `prompt_length` tokens of the sample are the terminal prompt: in the paper a fixed
+    sentence of 18 to 20 tokens that the data path appends. Nothing is drawn.
+
+    Args:
+        segment_lengths: (N,) positive integers; only their sum `Ls` matters.
+        target_length: `Lt` in tokens, at least `Ls`.
+        generator: unused, for the common signature of the samplers.
+        prompt_length: tokens of the prompt, at least 1. A sample of no more than that keeps one
+            token for the text.
+
+    Returns:
+        (Ls,) int64.
+
+    Raises:
+        ValueError: for an empty or non-positive segment, a target below `Ls`, or
+            `prompt_length` below 1.
+    """
+    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
+    if prompt_length < 1:
+        raise ValueError(f"prompt_length is {prompt_length}; it must be at least 1")
+    prompt = min(prompt_length, num_tokens - 1)
+    return _at_offsets(
+        torch.tensor([num_tokens - prompt, prompt]),
+        torch.tensor([0, target_length - num_tokens]),
+    )
+
+
 SAMPLERS: dict[str, Sampler] = {
     "contiguous": contiguous,
+    "cream": cream,
+    "e2": e2,
+    "endprompt": endprompt,
     "longrecipe": longrecipe,
     "pose": pose,
     "randpos": randpos,
@@ -195,6 +333,20 @@ def _sorted_distinct(count: int, total: int, generator: Generator | None) -> Ten
 def _uniform(low: int, high: int, generator: Generator | None) -> int:
     """One integer, `low` and `high` included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
+
+
+def _truncated_gaussian(
+    mean: float, deviation: float, low: float, high: float, generator: Generator | None
+) -> float:
+    """One number of `[low, high]`: the inverse distribution function at a uniform number.
+
+    Uniform between its values at the two bounds, which is what makes it a truncated Gaussian.
+    """
+    bounds = (torch.tensor([low, high], dtype=torch.float64) - mean) / deviation
+    first, last = torch.special.ndtr(bounds)
+    uniform = torch.rand((), dtype=torch.float64, generator=generator)
+    drawn = mean + deviation * torch.special.ndtri(first + (last - first) * uniform)
+    return float(drawn.clamp(low, high))
 
 
 def _at_offsets(lengths: Tensor, offsets: Tensor) -> Tensor:

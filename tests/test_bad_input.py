@@ -46,7 +46,10 @@ OPERATIONS = [
         lambda: attention(Q, K, K, cu_seqlens=boundaries(0, 4, 2, 6)),
         "cu_seqlens falls from 4 to 2: must never fall",
     ),
-    (lambda: attention(Q, K, K, window=2.5), r"window is 2\.5: must be an integer number of tokens"),
+    (
+        lambda: attention(Q, K, K, window=2.5),
+        r"window is 2\.5: must be an integer number of tokens",
+    ),
     (lambda: attention(Q, K, K, softcap=0.0), "softcap is 0.0: must be positive"),
     (lambda: linear_cross_entropy(HIDDEN, WEIGHT, LABELS[:3]), "labels must have .* got"),
     (lambda: linear_cross_entropy(HIDDEN, WEIGHT, LABELS + 9), r"labels\[2\] is 11"),

@@ -1,6 +1,8 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable, Hashable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -20,6 +22,28 @@ def assert_equally_likely(counts: Counter, outcomes: list, name: str) -> None:
     statistic = sum((counts[outcome] - expected) ** 2 / expected for outcome in outcomes)
     freedom = len(outcomes) - 1
     assert statistic < freedom + 5 * math.sqrt(2 * freedom), f"{name}: not uniform"
+
+
+def assert_distributed(counts: Counter, probabilities: dict, name: str) -> None:
+    """Each outcome, and all that are too rare to test one by one, within five deviations."""
+    num_draws = sum(counts.values())
+    assert set(counts) <= {x for x, p in probabilities.items() if p > 0}, f"{name}: impossible"
+    assert sum(probabilities.values()) == pytest.approx(1)
+    rare = {x for x, p in probabilities.items() if num_draws * p < 20}
+    common = [(counts[x], p) for x, p in probabilities.items() if x not in rare]
+    assert common, "too few draws to say anything"
+    common.append((sum(counts[x] for x in rare), sum(probabilities[x] for x in rare)))
+    for count, probability in common:
+        deviation = math.sqrt(num_draws * probability * (1 - probability))
+        assert abs(count - num_draws * probability) <= 5 * deviation, f"{name}: wrong distribution"
+
+
+def pushed_forward(probabilities: dict, outcome: Callable[..., Hashable]) -> dict:
+    """The distribution of `outcome(x)` where `x` has the given one."""
+    pushed: Counter = Counter()
+    for x, probability in probabilities.items():
+        pushed[outcome(x)] += probability
+    return dict(pushed)
 
 
 @pytest.mark.parametrize("method", sorted(positions.SAMPLERS))
@@ -119,6 +143,92 @@ def test_randpos_draws_every_subset_of_differences_as_defined():
         assert abs(counts[outcome] - num_draws * probability) < 5 * deviation
 
 
+def cream_by_definition(window: int, factor: int, sigma: float) -> dict[tuple[int, int], float]:
+    """Probability of each (head, end of the middle), METHODS' wording turned into sums."""
+
+    def cumulative(x: float) -> float:
+        return (1 + math.erf((x - (1 + factor)) / (sigma * math.sqrt(2)))) / 2
+
+    inside = cumulative(2 * factor) - cumulative(2)
+    layouts: Counter = Counter()
+    for head in (window // 3, 4 * factor):
+        middle = window - 2 * head
+        for r in range(2, 2 * factor):
+            probability = (cumulative(r + 1) - cumulative(r)) / inside
+            first = math.floor(head + (middle - 1) * r / 2)
+            last = math.floor(r / 2 * window - head - 1)
+            for end in range(first, last + 1):
+                layouts[head, end] += probability / 2 / (last + 1 - first)
+    return dict(layouts)
+
+
+@pytest.mark.parametrize(("window", "factor", "sigma"), [(39, 3, 3.0), (39, 3, 0.7), (99, 8, 3.0)])
+def test_cream_draws_variant_and_middle_as_defined(window, factor, sigma):
+    target = window * factor
+    expected = cream_by_definition(window, factor, sigma)
+    by_layout = {}
+    for head, end in expected:
+        middle = range(end + 1 - (window - 2 * head), end + 1)
+        by_layout[(*range(head), *middle, *range(target - head, target))] = head, end
+    assert len(by_layout) == len(expected)
+    generator = seeded(5)
+    draws: Counter = Counter()
+    for _ in range(4000):
+        drawn = positions.cream([20, window - 20], target, generator, sigma)
+        draws[by_layout[tuple(drawn.tolist())]] += 1
+
+    def by_place(layout: tuple[int, int]) -> tuple[int, int]:
+        head, end = layout
+        return head, 24 * end // target
+
+    places: Counter = Counter()
+    for layout, count in draws.items():
+        places[by_place(layout)] += count
+    assert_distributed(places, pushed_forward(expected, by_place), "middle")
+
+
+def test_cream_needs_a_sigma_that_grows_to_reach_the_end_of_a_long_target():
+    window, factor = 1200, 64
+
+    def share_beyond_the_centre(sigma: float) -> float:
+        generator = seeded(6)
+        ends = [
+            int(positions.cream([window], window * factor, generator, sigma)[window // 2])
+            for _ in range(300)
+        ]
+        return sum(end > 0.6 * window * factor for end in ends) / len(ends)
+
+    # r is at most 1 + 64 + 4 * 3 then, and the middle ends before r / 2 windows.
+    assert share_beyond_the_centre(3.0) == 0
+    assert share_beyond_the_centre(3 * factor / 8) > 0.05
+
+
+@pytest.mark.parametrize(("window", "target"), [(8, 32), (8, 24), (6, 20)])
+def test_e2_draws_scale_and_shift_as_defined(window, target):
+    factor = Fraction(target, window)
+    expected: Counter = Counter()
+    for scale in range(1, math.floor(factor) + 1):
+        for shift in range((scale - 1) * window + 1):
+            interpolated = [
+                Fraction(token + (shift if token >= 4 else 0), scale) for token in range(window)
+            ]
+            assert max(interpolated) < window
+            layout = tuple(math.floor(position * factor) for position in interpolated)
+            expected[layout] += 1 / math.floor(factor) / ((scale - 1) * window + 1)
+    generator = seeded(7)
+    counts: Counter = Counter()
+    for _ in range(4000):
+        counts[tuple(positions.e2([window], target, generator).tolist())] += 1
+    assert_distributed(counts, dict(expected), "scale and shift")
+
+
+def test_endprompt_puts_text_first_and_prompt_last():
+    for prompt in (18, 20):
+        drawn = positions.endprompt([30, 50, prompt], 65_536, prompt_length=prompt)
+        assert drawn.tolist() == [*range(80), *range(65_536 - prompt, 65_536)]
+    assert positions.endprompt([3], 100).tolist() == [0, 98, 99]
+
+
 @pytest.mark.parametrize(
     ("theta", "length", "target", "head_dim", "published"),
     [
@@ -152,6 +262,13 @@ def test_bad_options_are_named():
         positions.longrecipe([4], 10, seeded(), pin_end=True)
     with pytest.raises(ValueError, match="num_chunks is 0; it must be at least 1"):
         positions.pose([4], 10, seeded(), num_chunks=0)
+    for sigma in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"sigma is {sigma}; it must be positive and finite"):
+            positions.cream([4], 10, seeded(), sigma)
+    with pytest.raises(ValueError, match="num_unshifted is 0; it must be at least 1"):
+        positions.e2([4], 10, seeded(), num_unshifted=0)
+    with pytest.raises(ValueError, match="prompt_length is 0; it must be at least 1"):
+        positions.endprompt([4], 10, prompt_length=0)
     with pytest.raises(ValueError, match="length is 9; it must be positive and at most target, 8"):
         positions.scaled_rope_theta(1e4, 9, 8, 64)
     with pytest.raises(ValueError, match="head_dim is 2"):

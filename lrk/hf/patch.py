@@ -7,7 +7,6 @@ Other models of the process are untouched, and putting the stock class back undo
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MethodType
 from typing import Any, TypeVar
 
 from torch import nn
@@ -17,7 +16,7 @@ from lrk.hf.architectures import Architecture, architecture_of, check_attention_
 from lrk.hf.attention import BACKEND
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
-from lrk.hf.mixed import mixed, reaches, stock_class
+from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -50,7 +49,7 @@ def patch(
     classes = _classes_for(model, stock, rope, cross_entropy)
     unpatch(model)
     for module, kind in classes:
-        _become(module, kind)
+        become(module, kind)
         if isinstance(module, LrkRotaryEmbedding):
             module.prepare()
         if attention and isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
@@ -69,7 +68,7 @@ def unpatch(model: Model) -> Model:
             module.set_attn_implementation(vars(module)["_lrk_stock_attention"])
         for name in [name for name in module.__dict__ if name.startswith("_lrk_")]:
             del module.__dict__[name]
-        _become(module, kind)
+        become(module, kind)
     return model
 
 
@@ -118,10 +117,3 @@ def _classes_for(
             "transformers inside; lrk attaches to nothing else"
         )
     return classes
-
-
-def _become(module: nn.Module, kind: type[Any]) -> None:
-    """Change the class of a module, and what accelerate's hooks call as its forward."""
-    module.__class__ = kind
-    if "_old_forward" in vars(module):
-        vars(module)["_old_forward"] = MethodType(kind.forward, module)
