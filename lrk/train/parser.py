@@ -48,7 +48,7 @@ def given(argv: Sequence[str]) -> dict[str, Any]:
     if not files and options and options[0][:1] not in ("-", ""):
         paths = [preset(options.pop(0))]
     words = [word for path in paths for word in _words_of_file(path, parser)]
-    words += [_underscored(word) for word in options]
+    words += [underscored(word) for word in options]
     namespace, rest = parser.parse_known_args(words)
     if rest:
         key = rest[0].partition("=")[0]
@@ -141,7 +141,7 @@ def _text_or_truth(text: str) -> str | bool:
         return text
 
 
-def _underscored(word: str) -> str:
+def underscored(word: str) -> str:
     if not word.startswith("--"):
         return word
     key, equals, value = word.partition("=")
@@ -150,7 +150,7 @@ def _underscored(word: str) -> str:
 
 def _words_of_file(path: Path, parser: _Parser) -> Iterator[str]:
     known = [key.lstrip("-") for key in parser.keys]
-    for key, value in _read(path).items():
+    for key, value in read_yaml(path).items():
         name = key.replace("-", "_")
         if name == "kernels" and isinstance(value, dict):
             pairs = {f"kernels.{kernel}": choice for kernel, choice in value.items()}
@@ -161,10 +161,10 @@ def _words_of_file(path: Path, parser: _Parser) -> Iterator[str]:
         for option, choice in pairs.items():
             if option not in known:
                 raise ValueError(f"unknown key {option!r} in {path}{did_you_mean(option, known)}")
-            yield from _words(option, choice)
+            yield from option_words(option, choice)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """The file with every scalar as the text that it is written as."""
     if not path.is_file():
         raise ValueError(f"configuration file {str(path)!r} does not exist")
@@ -177,7 +177,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _words(option: str, value: Any) -> list[str]:
+def option_words(option: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [f"--{option}={json.dumps(_typed(value))}"]
     if isinstance(value, list):

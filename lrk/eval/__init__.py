@@ -1,0 +1,1 @@
+"""Evaluation: does the long context work? Tasks, scores, perplexity, and the `lrk-eval` command."""

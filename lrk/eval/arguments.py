@@ -1,0 +1,218 @@
+"""Arguments of an evaluation, checked when they are made."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lrk.eval import short_context
+from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
+from lrk.eval.tasks import GRID, TASKS
+from lrk.train.nearest import did_you_mean
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOSS_TASKS = ("perplexity", "loss_by_position", "longppl")
+ALL_TASKS = (*TASKS, *LOSS_TASKS)
+
+# How a run is started, not what it measures: left out of what is stored.
+_ACTIONS = ("dry_run", "overwrite_output_dir")
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class EvalArguments:
+    """What to evaluate, on what, and where results go.
+
+    Raises:
+        ValueError: for a value that no evaluation can have.
+    """
+
+    model: str | None = field(default=None, metadata=_help("folder or hub name of the model"))
+    tokenizer: str | None = field(
+        default=None, metadata=_help("folder or hub name of the tokenizer (default: the model's)")
+    )
+    gguf_file: str | None = field(
+        default=None, metadata=_help("GGUF file in the model's folder; its weights are dequantised")
+    )
+    dtype: str = field(default="auto", metadata=_help(f"dtype of the weights: {', '.join(DTYPES)}"))
+    device: str | None = field(
+        default=None, metadata=_help("device (default: the accelerator if there is one)")
+    )
+    patch: bool | None = field(
+        default=None,
+        metadata=_help("run lrk's operations (default: where the model type is supported)"),
+    )
+    output_dir: str | None = field(default=None, metadata=_help("folder of the results"))
+
+    tasks: list[str] = field(default_factory=list, metadata=_help(f"any of {', '.join(ALL_TASKS)}"))
+    lengths: list[int] = field(
+        default_factory=list, metadata=_help("lengths in tokens, the answer included")
+    )
+    trials: int | None = field(
+        default=None, metadata=_help("trials a cell (default: what each task's authors run)")
+    )
+    depths: list[float] = field(
+        default_factory=lambda: [float(depth) for depth in range(0, 101, 10)],
+        metadata=_help(f"depths of {GRID} in per cent"),
+    )
+    seed: int = field(default=42, metadata=_help("seed of all trials"))
+    batch_size: int = field(default=1, metadata=_help("prompts generated from at a time"))
+    chat_template: bool = field(
+        default=False, metadata=_help("ask in the tokenizer's chat template")
+    )
+
+    haystack: str | None = field(
+        default=None, metadata=_help(f"text for the tasks with essays and for {GRID}")
+    )
+    needle: str | None = field(default=None, metadata=_help(f"sentence to hide in {GRID}"))
+    question: str | None = field(default=None, metadata=_help("question about the needle"))
+    answer: str | None = field(default=None, metadata=_help("what the answer must hold"))
+    words: str | None = field(
+        default=None, metadata=_help("RULER's english_words.json, for cwe at great lengths")
+    )
+    squad: str | None = field(default=None, metadata=_help("SQuAD 2.0, dev-v2.0.json, for qa_1"))
+    hotpotqa: str | None = field(
+        default=None, metadata=_help("HotpotQA, hotpot_dev_distractor_v1.json, for qa_2")
+    )
+
+    data: list[str] = field(
+        default_factory=list,
+        metadata=_help("files, folders, glob patterns or hub:OWNER/NAME for the losses"),
+    )
+    text_column: str = field(
+        default="text", metadata=_help("column of a jsonl, parquet or hub data set with the text")
+    )
+    documents: int = field(default=10, metadata=_help("documents to read, at most"))
+    document_length: int | None = field(
+        default=None,
+        metadata=_help("tokens read of each document (default: the greatest of lengths)"),
+    )
+    stride: int = field(default=256, metadata=_help("stride of the windows of perplexity"))
+    position_bins: int = field(default=32, metadata=_help("intervals of loss_by_position"))
+    short_context: int = field(default=SHORT_CONTEXT, metadata=_help("short context of longppl"))
+    short_stride: int = field(
+        default=SHORT_STRIDE, metadata=_help("tokens between short contexts of longppl")
+    )
+    key_model: str | None = field(
+        default=None,
+        metadata=_help("model that finds the key tokens of longppl (default: the model itself)"),
+    )
+
+    lm_eval_tasks: list[str] = field(
+        default_factory=list, metadata=_help("tasks of lm-eval, for short-context abilities")
+    )
+    lm_eval_folder: str | None = field(
+        default=None, metadata=_help("folder with YAML files of more tasks of lm-eval")
+    )
+
+    overwrite_output_dir: bool = field(
+        default=False, metadata=_help("delete the results that output_dir holds")
+    )
+    dry_run: bool = field(
+        default=False, metadata=_help("check everything, print counts and one example, and stop")
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("model", "output_dir"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is missing")
+        if not self.tasks and not self.lm_eval_tasks:
+            raise ValueError(f"tasks is empty; it must name some of {', '.join(ALL_TASKS)}")
+        if self.device is None:
+            found = torch.accelerator.current_accelerator()
+            self.device = "cpu" if found is None else found.type
+        for name in ("tasks", "lengths", "depths", "lm_eval_tasks"):
+            setattr(self, name, list(dict.fromkeys(getattr(self, name))))
+        self._check_names()
+        self._check_numbers()
+        self._check_tasks()
+
+    def _check_names(self) -> None:
+        for name, values, allowed in (
+            ("tasks", self.tasks, ALL_TASKS),
+            ("dtype", [self.dtype], DTYPES),
+        ):
+            for value in values:
+                if value not in allowed:
+                    raise ValueError(
+                        f"{name} {value!r} is unknown; it must be one of {', '.join(allowed)}"
+                        f"{did_you_mean(value, allowed)}"
+                    )
+        try:
+            torch.device(str(self.device))
+        except RuntimeError as error:
+            raise ValueError(f"device {self.device!r} is unknown to torch") from error
+        given = [value is not None for value in (self.needle, self.question, self.answer)]
+        if any(given) and not all(given):
+            raise ValueError("needle, question and answer go together; one of them is missing")
+        if self.lm_eval_tasks:
+            short_context.require_lm_eval()
+        if self.lm_eval_folder is not None and not Path(self.lm_eval_folder).is_dir():
+            raise ValueError(f"lm_eval_folder {self.lm_eval_folder!r} does not exist")
+
+    def _check_numbers(self) -> None:
+        for name in (
+            "trials",
+            "batch_size",
+            "documents",
+            "document_length",
+            "position_bins",
+            "short_context",
+            "short_stride",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        for length in self.lengths:
+            if length < 2:
+                raise ValueError(f"lengths has {length}; each must be at least 2")
+        for depth in self.depths:
+            if not 0 <= depth <= 100:
+                raise ValueError(f"depths has {depth}; each must be between 0 and 100")
+        if self.tasks and not self.lengths:
+            raise ValueError("lengths is empty; it must name at least one length in tokens")
+        if GRID in self.tasks and not self.depths:
+            raise ValueError(f"depths is empty; task {GRID} needs at least one")
+
+    def _check_tasks(self) -> None:
+        chosen = [task for task in LOSS_TASKS if task in self.tasks]
+        if not chosen:
+            return
+        if not self.data:
+            raise ValueError(f"data is empty; task {chosen[0]} must have texts to read")
+        if self.document_length is None:
+            self.document_length = max(self.lengths)
+        if max(self.lengths) > self.document_length:
+            raise ValueError(
+                f"document_length is {self.document_length}; task {chosen[0]} at length "
+                f"{max(self.lengths)} needs as many"
+            )
+        shortest = min(self.lengths)
+        if "perplexity" in self.tasks and not 1 <= self.stride < shortest:
+            raise ValueError(
+                f"stride is {self.stride}; it must be at least 1 and less than the shortest of "
+                f"lengths, {shortest}"
+            )
+        if "longppl" in self.tasks and shortest <= self.short_context + self.short_stride:
+            raise ValueError(
+                f"lengths has {shortest}; task longppl needs more than short_context + "
+                f"short_stride, {self.short_context + self.short_stride}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is measured, as JSON and YAML take it."""
+        values = asdict(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in _ACTIONS and value not in (None, [])
+        }
+
+    def to_yaml(self) -> str:
+        """As `to_dict`; `lrk-eval` reads it back to the same arguments."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,350 @@
+"""An evaluation from its first check to the last cell."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lrk.env import environment
+from lrk.eval import report, texts
+from lrk.eval.arguments import LOSS_TASKS, EvalArguments
+from lrk.eval.cells import LM_EVAL, Cell, ResultFolder, cells_of
+from lrk.eval.fitting import Trials
+from lrk.eval.generation import answers
+from lrk.eval.longppl import find_key_tokens
+from lrk.eval.losses import Mean, check_head, loss_by_position, mean_loss, token_losses
+from lrk.eval.materials import Materials, load_materials
+from lrk.eval.niah import GridNeedle
+from lrk.eval.pretrained import (
+    fingerprint_config,
+    fingerprint_tokenizer,
+    fingerprint_weights,
+    is_patched,
+    load_config,
+    load_key_model,
+    load_model,
+    load_tokenizer,
+)
+from lrk.eval.prompt import Encoder
+from lrk.eval.short_context import run_lm_eval
+from lrk.eval.tasks import TASKS, Setting
+from lrk.train.telemetry import peak_memory_gib
+
+# Settings that must be the same in a whole folder; the weights are known when they are loaded.
+COMMON = ("model_config", "weights", "tokenizer", "dtype", "patched", "seed", "chat_template")
+
+Advance = Callable[[int], None]
+Result = dict[str, Any]
+
+
+@dataclass
+class Evaluation:
+    """All that an evaluation needs but the weights.
+
+    Attributes:
+        arguments: as given.
+        config: of the model.
+        encoder: prompts to ids.
+        materials: what tasks are made of.
+        texts: what losses are computed on; empty if none is.
+        cells: all that are asked for.
+        folder: of the results.
+        weights: fingerprint; None until they are loaded.
+        key_tokens: what `key_model` found, by length.
+        sizes: of haystacks, by task and length.
+    """
+
+    arguments: EvalArguments
+    config: PretrainedConfig
+    encoder: Encoder
+    materials: Materials
+    texts: list[Tensor]
+    cells: list[Cell]
+    folder: ResultFolder
+    weights: str | None = None
+    key_tokens: dict[int, list[Tensor]] = field(default_factory=dict)
+    sizes: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.encoder.tokenizer
+
+    def trials(self, cell: Cell) -> Trials:
+        """The trials of a cell whose task is answered by generating text."""
+        assert cell.length is not None
+        task, seed = TASKS[cell.task], self.arguments.seed
+        depth = None if cell.depth is None else cell.depth / 100
+        setting = Setting(self.encoder, cell.length, seed, self.materials, depth)
+        return Trials(
+            cell.task, task.draw(setting), self.encoder, cell.length, task.max_new_tokens, seed
+        )
+
+    def size(self, cell: Cell) -> int:
+        """Units of haystack in the trials of a cell; in the grid the same at all depths."""
+        assert cell.length is not None
+        key = (cell.task, cell.length)
+        if key not in self.sizes:
+            self.sizes[key] = self.trials(cell).size()
+        return self.sizes[key]
+
+    def missing(self) -> list[Cell]:
+        """Cells that are to be run."""
+        if self.arguments.overwrite_output_dir:
+            return self.cells
+        return [cell for cell in self.cells if self.folder.read(cell) is None]
+
+    def count(self, cell: Cell) -> int:
+        """Trials, texts, or tasks of lm-eval in a cell."""
+        if cell.task in TASKS:
+            return self.arguments.trials or TASKS[cell.task].trials
+        return 1 if cell.task == LM_EVAL else len(self.texts)
+
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """All that the figures of a cell depend on, but for versions and the machine."""
+        arguments = self.arguments
+        found: dict[str, Any] = {
+            "model_config": fingerprint_config(self.config),
+            "tokenizer": fingerprint_tokenizer(self.tokenizer),
+            "dtype": arguments.dtype,
+            "patched": is_patched(arguments, self.config),
+            "seed": arguments.seed,
+            "chat_template": arguments.chat_template,
+        }
+        if self.weights is not None:
+            found["weights"] = self.weights
+        names: Sequence[str] = ()
+        if cell.task in TASKS:
+            task = TASKS[cell.task]
+            found["trials"] = self.count(cell)
+            found |= self.materials.fingerprints(task.needs + task.optional)
+        elif cell.task in LOSS_TASKS:
+            found["texts"] = texts.fingerprint(self._read(cell))
+            names = {
+                "perplexity": ("stride",),
+                "loss_by_position": ("position_bins",),
+                "longppl": ("short_context", "short_stride", "key_model"),
+            }[cell.task]
+        return found | {name: getattr(arguments, name) for name in names}
+
+    def run(self, cell: Cell, model: PreTrainedModel, advance: Advance) -> Result:
+        """Evaluate one cell; `advance` is told how many of its `count` are done."""
+        if cell.task in TASKS:
+            return self._generate(cell, model, advance)
+        if cell.task == LM_EVAL:
+            arguments = self.arguments
+            found = run_lm_eval(
+                model,
+                self.tokenizer,
+                str(cell.lm_eval_task),
+                arguments.batch_size,
+                arguments.seed,
+                arguments.chat_template,
+                arguments.lm_eval_folder,
+            )
+            advance(1)
+            return found
+        run = {
+            "perplexity": self._perplexity,
+            "loss_by_position": self._loss_by_position,
+            "longppl": self._longppl,
+        }[cell.task]
+        return run(cell, model, advance)
+
+    def find_keys(self) -> None:
+        """Let `key_model`, if there is one, find the key tokens that are still needed."""
+        cells = [cell for cell in self.missing() if cell.task == "longppl"]
+        if self.arguments.key_model is None or not cells:
+            return
+        judge = load_key_model(self.arguments, fingerprint_tokenizer(self.tokenizer))
+        check_head(judge, self.texts[0])
+        for cell in cells:
+            assert cell.length is not None
+            self.key_tokens[cell.length] = [
+                find_key_tokens(
+                    judge,
+                    text,
+                    None,
+                    self.arguments.short_context,
+                    self.arguments.short_stride,
+                )
+                for text in tqdm(self._read(cell), desc=f"key tokens at {cell.length:,}")
+            ]
+
+    def _read(self, cell: Cell) -> list[Tensor]:
+        """What a cell reads of each text: perplexity all of it, in windows of the cell's length."""
+        if cell.task == "perplexity":
+            return self.texts
+        return [text[: cell.length] for text in self.texts]
+
+    def _generate(self, cell: Cell, model: PreTrainedModel, advance: Advance) -> Result:
+        task, trials = TASKS[cell.task], self.trials(cell)
+        size, total = self.size(cell), self.count(cell)
+        rows: list[Result] = []
+        while len(rows) < total:
+            indices = range(len(rows), min(len(rows) + self.arguments.batch_size, total))
+            drawn = [trials(index, size) for index in indices]
+            said = answers(model, self.tokenizer, [ids for _, ids in drawn], task.max_new_tokens)
+            for index, (prompt, ids), answer in zip(indices, drawn, said, strict=True):
+                rows.append(
+                    {
+                        "trial": index,
+                        "tokens": len(ids),
+                        "depth": prompt.depth,
+                        "references": prompt.references,
+                        "answer": answer,
+                        "score": task.score(answer, prompt.references),
+                    }
+                )
+            advance(len(drawn))
+        score = 100 * sum(row["score"] for row in rows) / total
+        return {"score": score, "haystack_size": size, "trials": rows}
+
+    def _perplexity(self, cell: Cell, model: PreTrainedModel, advance: Advance) -> Result:
+        losses = []
+        for text in self._read(cell):
+            losses.append(token_losses(model, text, cell.length, self.arguments.stride))
+            advance(1)
+        return _described(mean_loss(losses)) | {
+            "documents": [_described(mean_loss([loss])) for loss in losses]
+        }
+
+    def _loss_by_position(self, cell: Cell, model: PreTrainedModel, advance: Advance) -> Result:
+        losses = []
+        for text in self._read(cell):
+            losses.append(token_losses(model, text))
+            advance(1)
+        bins = loss_by_position(losses, self.arguments.position_bins)
+        return _described(mean_loss(losses)) | {
+            "bins": [
+                {"start": start, "stop": stop} | _described(mean) for start, stop, mean in bins
+            ]
+        }
+
+    def _longppl(self, cell: Cell, model: PreTrainedModel, advance: Advance) -> Result:
+        assert cell.length is not None
+        arguments, losses, keys = self.arguments, [], []
+        for number, text in enumerate(self._read(cell)):
+            losses.append(token_losses(model, text))
+            if arguments.key_model is None:
+                short = (arguments.short_context, arguments.short_stride)
+                keys.append(find_key_tokens(model, text, losses[-1], *short))
+            else:
+                keys.append(self.key_tokens[cell.length][number])
+            advance(1)
+        return {"key": _described(mean_loss(losses, keys)), "all": _described(mean_loss(losses))}
+
+
+def set_up(arguments: EvalArguments) -> Evaluation:
+    """Load everything but weights, and check it. Small things come first: errors show early.
+
+    Raises:
+        ValueError: in one sentence, for anything that the arguments get wrong.
+    """
+    folder = ResultFolder(Path(str(arguments.output_dir)))
+    needle = None
+    if arguments.needle is not None:
+        needle = GridNeedle(arguments.needle, str(arguments.question), str(arguments.answer))
+    materials = load_materials(
+        arguments.haystack, arguments.words, arguments.squad, arguments.hotpotqa, needle
+    )
+    for task in arguments.tasks:
+        if task in TASKS:
+            materials.require(task, TASKS[task].needs)
+    config = load_config(arguments)
+    _check_positions(arguments, config)
+    encoder = Encoder(load_tokenizer(arguments, config), arguments.chat_template)
+    loaded = _texts(arguments, encoder.tokenizer)
+    cells = cells_of(arguments)
+    evaluation = Evaluation(arguments, config, encoder, materials, loaded, cells, folder)
+    _check_folder(evaluation)
+    for cell in evaluation.missing():
+        if cell.task in TASKS:
+            evaluation.size(cell)
+    return evaluation
+
+
+def load(evaluation: Evaluation) -> PreTrainedModel:
+    """Load the weights. A `key_model` comes and goes before, so that one model is held at a time.
+
+    Raises:
+        ValueError: if they cannot be loaded, do not fit, or the folder holds results of others.
+    """
+    evaluation.find_keys()
+    model = load_model(evaluation.arguments)
+    evaluation.weights = fingerprint_weights(model)
+    _check_folder(evaluation)
+    if evaluation.texts:
+        check_head(model, evaluation.texts[0])
+    return model
+
+
+def run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
+    """Run the cells that are not finished; save each, and the results of all.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        SaveError: if something cannot be written.
+    """
+    arguments, folder = evaluation.arguments, evaluation.folder
+    missing = evaluation.missing()
+    folder.prepare(arguments.overwrite_output_dir)
+    record = environment()
+    with tqdm(total=sum(map(evaluation.count, missing)), unit="trial", desc="lrk-eval") as bar:
+        for cell in missing:
+            bar.set_postfix_str(str(cell))
+            begin = time.perf_counter()
+            result = evaluation.run(cell, model, bar.update)
+            described = {
+                "title": str(cell),
+                "task": cell.task,
+                "length": cell.length,
+                "depth": cell.depth,
+                "lm_eval_task": cell.lm_eval_task,
+                "settings": evaluation.settings(cell),
+                "seconds": time.perf_counter() - begin,
+                "peak_memory_gib": peak_memory_gib(model.device),
+                "environment": record,
+            }
+            folder.write(cell, described | {"result": result})
+    return report.write(folder, arguments, record)
+
+
+def _texts(arguments: EvalArguments, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    if not set(arguments.tasks) & set(LOSS_TASKS):
+        return []
+    assert arguments.document_length is not None
+    return texts.load_texts(
+        arguments.data,
+        arguments.text_column,
+        tokenizer,
+        arguments.documents,
+        arguments.document_length,
+    )
+
+
+def _check_positions(arguments: EvalArguments, config: PretrainedConfig) -> None:
+    """Learnt positions end where their table ends; RoPE goes on, well or badly."""
+    limit = getattr(config, "max_position_embeddings", None)
+    has_rope = getattr(config, "rope_parameters", None) is not None
+    longest = max(arguments.lengths, default=0)
+    if limit is not None and not has_rope and longest > limit:
+        raise ValueError(
+            f"lengths has {longest}, but model {arguments.model!r} has learnt {limit} positions"
+        )
+
+
+def _check_folder(evaluation: Evaluation) -> None:
+    if not evaluation.arguments.overwrite_output_dir:
+        settings = {cell: evaluation.settings(cell) for cell in evaluation.cells}
+        evaluation.folder.check(settings, COMMON)
+
+
+def _described(mean: Mean) -> Result:
+    return {"loss": mean.loss, "perplexity": mean.perplexity, "tokens": mean.tokens}

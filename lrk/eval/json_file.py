@@ -1,0 +1,22 @@
+"""JSON files that the user names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path, argument: str) -> Any:
+    """The content of a file.
+
+    Args:
+        argument: that names it, for the message.
+
+    Raises:
+        ValueError: if it does not exist or is not JSON.
+    """
+    if not path.is_file():
+        raise ValueError(f"{argument} {str(path)!r} does not exist")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{argument} {str(path)!r} is not JSON: {error}") from error

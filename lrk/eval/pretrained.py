@@ -1,0 +1,137 @@
+"""Loading the model to evaluate, and saying which one it is."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lrk.eval.arguments import EvalArguments
+from lrk.hf import SUPPORTED, patch
+from lrk.train.pretrained import check_vocabulary
+
+# Elements of a tensor that its fingerprint reads.
+_SAMPLED = 1024
+
+
+def load_config(arguments: EvalArguments) -> PretrainedConfig:
+    """The config of the model.
+
+    Raises:
+        ValueError: if there is no such model, or `patch` is true for a type that is not supported.
+    """
+    config = _load(AutoConfig, "model", str(arguments.model), arguments.gguf_file)
+    if arguments.patch and config.model_type not in SUPPORTED:
+        raise ValueError(
+            f"patch is true, but model {arguments.model!r} is of model type "
+            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
+        )
+    return config
+
+
+def load_tokenizer(arguments: EvalArguments, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer.
+
+    Raises:
+        ValueError: if there is none, or it has tokens that the model has not.
+    """
+    if arguments.tokenizer is None:
+        tokenizer = _load(AutoTokenizer, "model", str(arguments.model), arguments.gguf_file)
+    else:
+        tokenizer = _load(AutoTokenizer, "tokenizer", arguments.tokenizer, None)
+    check_vocabulary(tokenizer, config.vocab_size)
+    # Prompts longer than the model's window are the point here: no warning about them.
+    tokenizer.model_max_length = 10**9
+    return tokenizer
+
+
+def load_model(arguments: EvalArguments) -> PreTrainedModel:
+    """The weights on the device, in evaluation mode, patched if the arguments say so."""
+    model = _load_weights(arguments, "model", str(arguments.model), arguments.gguf_file)
+    return patch(model) if is_patched(arguments, model.config) else model
+
+
+def load_key_model(arguments: EvalArguments, vocabulary: str) -> PreTrainedModel:
+    """The model that finds key tokens.
+
+    Args:
+        vocabulary: fingerprint of the tokenizer that the texts are written in.
+
+    Raises:
+        ValueError: if it has another tokenizer.
+    """
+    name = str(arguments.key_model)
+    own = _load(AutoTokenizer, "key_model", name, None)
+    if fingerprint_tokenizer(own) != vocabulary:
+        raise ValueError(f"key_model {name!r} has another tokenizer than the model")
+    model = _load_weights(arguments, "key_model", name, None)
+    return patch(model) if is_patched(arguments, model.config) else model
+
+
+def is_patched(arguments: EvalArguments, config: PretrainedConfig) -> bool:
+    """Whether lrk's operations run: if asked for, or by default where the type is supported."""
+    return config.model_type in SUPPORTED if arguments.patch is None else arguments.patch
+
+
+def fingerprint_config(config: PretrainedConfig) -> str:
+    """Of all that the config holds but the path it came from."""
+    values = config.to_dict()
+    for name in ("_name_or_path", "transformers_version", "dtype"):
+        values.pop(name, None)
+    return _digest(json.dumps(values, sort_keys=True, default=str).encode())
+
+
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of the vocabulary, and of rules and chat template where the tokenizer shows them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else ""
+    parts = [tokenizer.get_vocab(), rules, tokenizer.chat_template]
+    return _digest(json.dumps(parts, sort_keys=True, default=str).encode())
+
+
+def fingerprint_weights(model: PreTrainedModel) -> str:
+    """Of 1,024 elements of each parameter, evenly spread: training changes some of them."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        sampled = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(sampled.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _load_weights(
+    arguments: EvalArguments, argument: str, name: str, gguf_file: str | None
+) -> PreTrainedModel:
+    options: dict[str, Any] = {"dtype": arguments.dtype}
+    # Releases of transformers that can keep GGUF weights packed do so unless told otherwise.
+    if gguf_file and hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    model = _load(AutoModelForCausalLM, argument, name, gguf_file, **options)
+    return model.to(torch.device(str(arguments.device))).eval()
+
+
+def _load(auto_class: Any, argument: str, name: str, gguf_file: str | None, **options: Any) -> Any:
+    if name[0] in "./~" and not Path(name).expanduser().is_dir():
+        raise ValueError(f"{argument} {name!r} does not exist")
+    if gguf_file is not None:
+        options["gguf_file"] = gguf_file
+    try:
+        return auto_class.from_pretrained(str(Path(name).expanduser()), **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"{argument} {name!r} cannot be loaded: {reason}") from error

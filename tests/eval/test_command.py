@@ -1,0 +1,327 @@
+"""`lrk-eval` as users meet it: results, resuming, and one sentence for each kind of bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from lrk.eval import evaluation as evaluation_module
+from lrk.eval.command import main
+from lrk.eval.parser import parse
+
+
+@pytest.fixture(autouse=True)
+def no_word_lists(monkeypatch, words):
+    monkeypatch.setattr("lrk.eval.words.is_installed", lambda: True)
+    monkeypatch.setattr("lrk.eval.words.ruler_words", lambda: words)
+
+
+@pytest.fixture
+def options(model_folder, tmp_path, tokenizer) -> dict:
+    (tmp_path / "long.txt").write_text("The grass is green. The sky is blue. " * 40)
+    (tmp_path / "short.txt").write_text("Too short.")
+    return {
+        "model": str(model_folder),
+        "output_dir": str(tmp_path / "results"),
+        "tasks": ["passkey", "niah_multikey_3", "niah_grid"],
+        "lengths": [450, 512],
+        "trials": 2,
+        "depths": [0, 100],
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def config(options, tmp_path):
+    def write(**changes) -> str:
+        path = tmp_path / "config.yaml"
+        values = {key: value for key, value in (options | changes).items() if value is not None}
+        path.write_text(yaml.safe_dump(values))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def short_answers(monkeypatch):
+    """Four tokens say as much of the command as 128 do."""
+    answers = evaluation_module.answers
+
+    def first_four(model, tokenizer, prompts, max_new_tokens):
+        return answers(model, tokenizer, prompts, 4)
+
+    monkeypatch.setattr(evaluation_module, "answers", first_four)
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_a_run_leaves_cells_a_table_and_pictures(config, options, capsys):
+    assert main([config(batch_size=2)]) == 0
+    folder = Path(options["output_dir"])
+    names = {path.name for path in (folder / "cells").iterdir()}
+    assert names == {
+        f"{name}-{length}{depth}.json"
+        for length in (450, 512)
+        for name, depth in [
+            ("passkey", ""),
+            ("niah_multikey_3", ""),
+            ("niah_grid", "-depth0"),
+            ("niah_grid", "-depth100"),
+        ]
+    }
+    cell = json.loads((folder / "cells" / "passkey-450.json").read_text())
+    assert set(cell["settings"]) >= {"model_config", "weights", "tokenizer", "dtype", "seed"}
+    assert set(cell["environment"]["packages"]) >= {"torch", "transformers", "lrk"}
+    trials = cell["result"]["trials"]
+    assert [trial["trial"] for trial in trials] == [0, 1]
+    assert all(trial["tokens"] <= 440 and len(trial["references"]) == 1 for trial in trials)
+    results = json.loads((folder / "results.json").read_text())
+    assert results["arguments"]["lengths"] == [450, 512]
+    assert set(results["scores"]["niah_grid"]) == {"450", "512"}
+    assert results["ruler"]["tasks"] == ["niah_multikey_3"]
+    table = (folder / "results.md").read_text()
+    assert "| task | 450 | 512 |" in table
+    assert "Mean of 1 of RULER's 13 tasks" in table
+    assert table in capsys.readouterr().out
+    for picture in ("passkey.png", "niah_grid.png", "niah_multikey_3.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    assert parse([str(folder / "config.yaml")]).to_dict() == results["arguments"]
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_finished_cells_are_not_repeated_and_others_are_added(config, options, monkeypatch):
+    assert main([config(tasks=["passkey"], lengths=[450])]) == 0
+    folder = Path(options["output_dir"])
+    old = (folder / "cells" / "passkey-450.json").read_bytes()
+    (folder / "cells" / ".partial-passkey-512.json").write_text("{")
+    asked = []
+    answers = evaluation_module.answers
+
+    def counted(model, tokenizer, prompts, max_new_tokens):
+        asked.append(len(prompts))
+        return answers(model, tokenizer, prompts, max_new_tokens)
+
+    monkeypatch.setattr(evaluation_module, "answers", counted)
+    assert main([config(tasks=["passkey"], lengths=[450, 512], batch_size=2)]) == 0
+    assert asked == [2]
+    assert (folder / "cells" / "passkey-450.json").read_bytes() == old
+    assert not list(folder.rglob(".partial*"))
+    assert set(json.loads((folder / "results.json").read_text())["scores"]["passkey"]) == {
+        "450",
+        "512",
+    }
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_batches_change_nothing(config, options, tmp_path):
+    found = []
+    for batch_size in (1, 3):
+        folder = tmp_path / f"batch{batch_size}"
+        changes = {"tasks": ["passkey"], "lengths": [450], "trials": 3}
+        assert main([config(batch_size=batch_size, output_dir=str(folder), **changes)]) == 0
+        cell = json.loads((folder / "cells" / "passkey-450.json").read_text())
+        found.append(cell["result"]["trials"])
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("short_answers")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "passkey at 450 tokens with other settings (seed was 42 and is 1)"),
+        ({"trials": 3}, "trials was 2 and is 3"),
+        ({"patch": False}, "patched was True and is False"),
+        ({"tasks": ["fwe"], "seed": 7}, "seed was 42 and is 7"),
+    ],
+    ids=str,
+)
+def test_changed_arguments_over_old_results_are_an_error(config, capsys, changes, message):
+    start = {"tasks": ["passkey"], "lengths": [450]}
+    assert main([config(**start)]) == 0
+    capsys.readouterr()
+    assert main([config(**start | changes)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.strip().splitlines()[-1].endswith("choose another folder or overwrite_output_dir")
+    assert main([config(**start | changes), "--overwrite_output_dir"]) == 0
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_other_weights_under_the_same_name_are_an_error(config, model_folder, tmp_path, capsys):
+    folder = tmp_path / "trained"
+    folder.mkdir()
+    for file in model_folder.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    start = {"tasks": ["passkey"], "lengths": [450], "model": str(folder)}
+    assert main([config(**start)]) == 0
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)
+    model.save_pretrained(folder)
+    capsys.readouterr()
+    assert main([config(**start)]) == 2
+    assert "weights was" in capsys.readouterr().err
+
+
+def test_losses(config, options, tmp_path, capsys):
+    changes = {
+        "tasks": ["perplexity", "loss_by_position", "longppl"],
+        "lengths": [48, 64],
+        "data": [str(tmp_path / "long.txt")],
+        "stride": 16,
+        "position_bins": 4,
+        "short_context": 16,
+        "short_stride": 8,
+        "key_model": options["model"],
+    }
+    assert main([config(**changes)]) == 0
+    folder = Path(options["output_dir"])
+    results = json.loads((folder / "results.json").read_text())
+    by_name = {(cell["task"], cell["length"]): cell["result"] for cell in results["cells"]}
+    assert by_name["perplexity", 48]["tokens"] == 63
+    # In windows of the whole text, perplexity and the loss of the whole text are the same.
+    loss = by_name["perplexity", 64]["loss"]
+    assert by_name["loss_by_position", 64]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert by_name["longppl", 64]["all"]["loss"] == pytest.approx(loss, rel=1e-5)
+    assert [part["start"] for part in by_name["loss_by_position", 48]["bins"]] == [0, 12, 24, 36]
+    assert (folder / "loss_by_position.png").exists()
+    assert "perplexity, sliding window" in capsys.readouterr().out
+
+
+def test_a_dry_run_prints_counts_and_an_example_and_writes_nothing(config, options, capsys):
+    assert main([config(trials=None), "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "8 cells, 0 finished" in text
+    for line in ("passkey at 450 tokens", "50", "500", "What is the pass key?", "must hold"):
+        assert line in text
+    assert "Model type llama, lrk's operations" in text
+    assert not Path(options["output_dir"]).exists()
+
+
+def test_a_model_that_lrk_does_not_patch_runs_as_it_is(config, options, tokenizer, tmp_path):
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 512}
+    GPT2LMHeadModel(GPT2Config(vocab_size=640, **sizes)).save_pretrained(tmp_path / "gpt2")
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    changes = {"model": str(tmp_path / "gpt2"), "tasks": ["passkey"], "lengths": [450]}
+    assert main([config(**changes)]) == 0
+    results = json.loads((Path(options["output_dir"]) / "results.json").read_text())
+    assert results["cells"][0]["settings"]["patched"] is False
+
+
+@pytest.fixture
+def other_folders(tmp_path, tokenizer) -> Path:
+    for name, positions in (("gpt2", 128), ("empty", 0)):
+        (tmp_path / name).mkdir()
+        if positions:
+            config = GPT2Config(vocab_size=640, n_positions=positions)
+            config.save_pretrained(tmp_path / name)
+            tokenizer.save_pretrained(tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": None}, "model is missing"),
+        ({"output_dir": None}, "output_dir is missing"),
+        ({"tasks": None}, "tasks is empty; it must name some of passkey"),
+        ({"tasks": ["niah_sngle_1"]}, "tasks 'niah_sngle_1' is unknown; it must be one of"),
+        ({"lengths": None}, "lengths is empty"),
+        ({"lengths": [1]}, "lengths has 1; each must be at least 2"),
+        ({"lengths": [40]}, "length 40 is too short for task passkey: its shortest prompt has"),
+        ({"trials": 0}, "trials is 0; it must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
+        ({"depths": [120]}, "depths has 120.0; each must be between 0 and 100"),
+        ({"dtype": "int8"}, "dtype 'int8' is unknown; it must be one of auto"),
+        ({"device": "abacus"}, "device 'abacus' is unknown to torch"),
+        ({"trails": 3}, "unknown key 'trails' in"),
+        ({"trials": "many"}, "argument --trials: invalid int value: 'many'"),
+        ({"needle": "Eat."}, "needle, question and answer go together"),
+        ({"tasks": ["niah_single_2"]}, "task niah_single_2 needs haystack: a text file"),
+        ({"tasks": ["qa_1"]}, "task qa_1 needs squad: the file dev-v2.0.json"),
+        ({"haystack": "{}/absent.txt"}, "absent.txt' does not exist"),
+        ({"tasks": ["perplexity"]}, "data is empty; task perplexity must have texts"),
+        (
+            {"tasks": ["perplexity"], "data": ["{}/short.txt"], "lengths": [450]},
+            "none of the 1 documents of data has 450 tokens; the longest has",
+        ),
+        (
+            {"tasks": ["perplexity"], "data": ["{}/long.txt"], "lengths": [64]},
+            "stride is 256; it must be at least 1 and less than the shortest of lengths, 64",
+        ),
+        (
+            {"tasks": ["longppl"], "data": ["{}/long.txt"]},
+            "lengths has 450; task longppl needs more than short_context + short_stride, 5120",
+        ),
+        (
+            {"tasks": ["loss_by_position"], "data": ["{}/long.txt"], "document_length": 100},
+            "document_length is 100; task loss_by_position at length 512 needs as many",
+        ),
+        (
+            {"tasks": ["perplexity"], "data": ["{}/long.txt"], "document_length": 500},
+            "document_length is 500; task perplexity at length 512 needs as many",
+        ),
+        ({"lm_eval_tasks": ["arc_easy"]}, "lm_eval_tasks needs the package lm-eval"),
+        ({"lm_eval_folder": "{}/nowhere"}, "lm_eval_folder '"),
+        ({"model": "{}/nowhere"}, "nowhere' does not exist"),
+        ({"model": "{}/empty"}, "cannot be loaded"),
+        ({"model": "{}/gpt2", "patch": True}, "patch is true, but model"),
+        ({"model": "{}/gpt2"}, "lengths has 512, but model"),
+        ({"tokenizer": "{}/nowhere"}, "tokenizer '"),
+        ({"chat_template": True}, "chat_template is true, but the tokenizer has no"),
+        ({"output_dir": "{}/long.txt"}, "long.txt' is a file"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_sentence(config, other_folders, capsys, monkeypatch, changes, message):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    def filled(value):
+        if isinstance(value, list):
+            return [filled(item) for item in value]
+        return value.format(other_folders) if isinstance(value, str) else value
+
+    status = main([config(**{key: filled(value) for key, value in changes.items()})])
+    error = capsys.readouterr().err
+    assert status == 2
+    lines = [line for line in error.splitlines() if line.startswith("lrk-eval: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert error.splitlines()[-1] == lines[0]
+
+
+def test_without_wonderwords_its_tasks_say_so(config, capsys, monkeypatch):
+    monkeypatch.setattr("lrk.eval.words.is_installed", lambda: False)
+    assert main([config(tasks=["cwe"])]) == 2
+    assert "task cwe needs the package wonderwords" in capsys.readouterr().err
+
+
+def test_command_line_beats_file_and_hyphens_are_underscores(config):
+    made = parse([config(), "--batch-size", "4", "--lengths", "64", "128", "--chat-template"])
+    assert (made.batch_size, made.lengths, made.chat_template) == (4, [64, 128], True)
+    assert made.tasks == ["passkey", "niah_multikey_3", "niah_grid"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lenghts", "3"], "unknown key '--lenghts'; did you mean '--lengths'"),
+        (["stray"], "'stray' is neither a key nor the value of one"),
+        (["a.yaml", "b.yaml"], "there are 2 configuration files"),
+        (["absent.yaml"], "configuration file 'absent.yaml' does not exist"),
+    ],
+)
+def test_bad_command_lines(words, message):
+    with pytest.raises(ValueError, match=message):
+        parse(words)
+
+
+def test_help_names_arguments_and_defaults(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "--lm_eval_tasks" in text
+    assert "(default: 256)" in text
