@@ -45,14 +45,14 @@ def test_no_stack(rows):
 
 def test_tensor_cores(attending):
     for row in attending:
-        arch, _, dtype, _ = row["case"].split()
+        arch, head_dim, dtype, _ = row["case"].split()
         # A specialisation that Triton breaks compiles to a stub of 4 registers that traps.
         assert min(row["registers"], row["instructions"] // 8) > 64, row
         if arch != "sm_100":  # where kernels trap if they cannot get tensor memory
             assert row["traps"] == 0, row
         if dtype == "float32":  # in full precision, which only AMD's tensor cores compute
             assert bool(row["tensor_core"]) == (arch == "gfx942"), row
-        elif arch == "sm_90":
+        elif arch == "sm_90" and int(head_dim) <= 128:
             assert row["hgmma"] >= 8, row
         else:
             assert row["tensor_core"] >= 16, row
