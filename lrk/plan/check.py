@@ -1,0 +1,164 @@
+"""The plan against reality: `python -m lrk.plan.check` takes real steps and compares their peaks.
+
+On a CPU the peak is read from the allocator's record in torch.profiler, on a GPU from
+`torch.cuda.max_memory_allocated`. The models are small, with random weights: memory depends on
+shapes only.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+from transformers import LlamaConfig, PretrainedConfig
+
+from lrk.plan.configs import load_config
+from lrk.plan.gpus import GPUS
+from lrk.plan.planner import plan
+from lrk.plan.settings import LIGER_STYLE, STOCK, Settings
+from lrk.plan.step import (
+    materialise_buffers,
+    materialise_parameters,
+    meta_model,
+    patch_as,
+    run_step,
+)
+
+MIB = 2**20
+_STEP = "step of lrk.plan.check"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Peaks of one step, in bytes."""
+
+    model: str
+    settings: Settings
+    planned: int
+    measured: int
+
+    @property
+    def error(self) -> float:
+        """How far the plan is off, as a share of what was measured."""
+        return self.planned / self.measured - 1
+
+
+def compare(model: str, config: PretrainedConfig, settings: Settings) -> Comparison:
+    """Plan a step, take it, and compare: on a CPU if `settings.gpu` is `cpu`, else on the GPU."""
+    planned = plan(model, config, settings).peak.total
+    measure = _peak_on_cpu if settings.gpu == "cpu" else _peak_on_gpu
+    return Comparison(model, settings, planned, measure(config, settings))
+
+
+def _real_step(config: PretrainedConfig, settings: Settings) -> None:
+    model = meta_model(config, settings)
+    materialise_buffers(model)
+    materialise_parameters(model, fill=lambda parameter: parameter.normal_(std=0.02))
+    patch_as(model, settings)
+    with record_function(_STEP):
+        run_step(model, settings)
+
+
+def _peak_on_cpu(config: PretrainedConfig, settings: Settings) -> int:
+    """The largest sum of what PyTorch's CPU allocator gave out, from the step's beginning on."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        _real_step(config, settings)
+    assert profiler.profiler is not None
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    start = next(event.start_ns() for event in events if event.name() == _STEP)
+    changes = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
+    held = accumulate(change for _, change in changes)
+    return max(sum_ for (time, _), sum_ in zip(changes, held, strict=True) if time >= start)
+
+
+def _peak_on_gpu(config: PretrainedConfig, settings: Settings) -> int:
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.device("cuda"):
+        _real_step(config, settings)
+    return torch.cuda.max_memory_allocated()
+
+
+def small_models(layers: int) -> dict[str, PretrainedConfig]:
+    """SmolLM2-135M with fewer layers, and a Llama-3-8B of an eighth of its width."""
+    smollm2 = load_config("smollm2-135m")
+    smollm2.num_hidden_layers = layers
+    llama = load_config("llama-3-8b").to_dict()
+    for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
+        llama[name] //= 8
+    llama |= {"num_key_value_heads": 1, "head_dim": 128, "num_hidden_layers": 4}
+    return {"smollm2-135m": smollm2, "llama-3 narrow": LlamaConfig(**llama)}
+
+
+# What each row changes in the first.
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    "lrk": {},
+    "without checkpointing": {"activation_checkpointing": False},
+    "attention kept": {"keeps_attention": True},
+    "bf16 autocast": {"bf16": True},
+    "LoRA": {"lora_rank": 8},
+    "no accumulation": {"accumulates": False},
+    "liger-style": {"implementation": LIGER_STYLE},
+    "stock": {"implementation": STOCK},
+    "stock without checkpointing": {"implementation": STOCK, "activation_checkpointing": False},
+}
+
+
+def settings_of(technique: str, length: int, gpu: str) -> Settings:
+    """A step with one of `TECHNIQUES`; `gpu` is `cpu` or the name of the GPU."""
+    usual = Settings(
+        length=length,
+        dtype="float32" if gpu == "cpu" else "bfloat16",
+        optim="adamw_torch_fused",
+        gpu=gpu,
+    )
+    return replace(usual, **TECHNIQUES[technique])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a row for each step; returns 1 if a plan is off by more than the tolerance."""
+    parser = argparse.ArgumentParser(prog="python -m lrk.plan.check", description=__doc__)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--layers", type=int, default=6, help="of SmolLM2-135M's 30")
+    parser.add_argument("--gpu", choices=sorted(GPUS), help="which GPU this is (default: the CPU)")
+    parser.add_argument("--tolerance", type=float, default=0.05)
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    arguments = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = []
+    print(f"{'model':15} {'technique':27} {'length':>6}   planned  measured     off", flush=True)
+    for model, config in small_models(arguments.layers).items():
+        for length, technique in product(arguments.lengths, TECHNIQUES):
+            settings = settings_of(technique, length, arguments.gpu or "cpu")
+            found = compare(model, config, settings)
+            planned, measured = found.planned / MIB, found.measured / MIB
+            print(
+                f"{model:15} {technique:27} {length:6} {planned:9,.1f} {measured:9,.1f} "
+                f"{found.error:+7.2%}",
+                flush=True,
+            )
+            rows.append(
+                {
+                    "model": model,
+                    "technique": technique,
+                    "settings": vars(settings),
+                    "planned_mib": planned,
+                    "measured_mib": measured,
+                    "error": found.error,
+                }
+            )
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    worst = max(abs(row["error"]) for row in rows)
+    print(f"MiB; the plan is off by at most {math.ceil(worst * 10_000) / 100} %")
+    return int(worst > arguments.tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""The `lrk-plan` command."""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from lrk.plan.chart import draw_comparison, draw_plan
+from lrk.plan.configs import MODELS, load_config
+from lrk.plan.gpus import GPUS
+from lrk.plan.ledger import PARTS
+from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB, Plan, longest, plan
+from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`lrk-plan --model MODEL (--length TOKENS | --fit 80GiB)`; returns 2 after a sentence on bad
+    input."""
+    try:
+        _run(_parse(sys.argv[1:] if argv is None else argv))
+    except ValueError as error:
+        print(f"lrk-plan: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="lrk-plan",
+        description="Memory of a training step, traced on fake tensors: no GPU and no weights.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help=f"{', '.join(MODELS)}, or the path of a config.json")
+    add("--length", type=int, help="real tokens of a sample")
+    add("--fit", metavar="GIB", help="find the longest real length for a device, as in 80GiB")
+    add("--compare", action="store_true", help="stock transformers and Liger's way beside lrk")
+    add("--batch", type=int, default=1, help="samples of a forward pass")
+    add("--implementation", choices=tuple(IMPLEMENTATIONS), default="lrk")
+    add("--dtype", choices=DTYPES, default="bfloat16", help="of the weights")
+    add("--bf16", action="store_true", help="bf16 autocast")
+    add(
+        "--activation_checkpointing",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the input of each layer alone",
+    )
+    add("--keeps_attention", action="store_true", help="checkpoints keep what attention made")
+    add(
+        "--accumulates",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="gradients of an earlier micro-batch are there already",
+    )
+    add("--clips", action=argparse.BooleanOptionalAction, default=True, help="clip gradients")
+    add("--optim", choices=OPTIMIZERS, default="adamw_torch_8bit", help="transformers' name")
+    add("--lora_rank", type=int, default=0, help="0 trains all parameters")
+    add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
+    add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
+    add("--dollars_per_hour", type=float, help="price of the GPU, to estimate the cost of the run")
+    add("--json", type=Path, metavar="FILE", help="write the plan (with --compare a list of plans)")
+    add("--plot", type=Path, metavar="FILE", help="write a bar chart as PNG")
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    spelt = [_underscored(word, flags) for word in argv]
+    arguments, unknown = parser.parse_known_args(spelt)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], flags, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{unknown[0]} is not an argument{hint}")
+    if (arguments.length is None) == (arguments.fit is None):
+        raise ValueError("give one of --length and --fit")
+    return arguments
+
+
+def _underscored(word: str, flags: Sequence[str]) -> str:
+    """`-` and `_` are the same inside a flag."""
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--"):
+        return word
+    known = {known.replace("_", "-"): known for known in flags}
+    return known.get(flag.replace("_", "-"), flag) + equals + value
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    config = load_config(arguments.model)
+    named = {field.name for field in fields(Settings)} - {"length"}
+    chosen = {name: value for name, value in vars(arguments).items() if name in named}
+    if arguments.fit is not None:
+        settings = Settings(length=2, **chosen)
+        found = longest(arguments.model, config, settings, _gib(arguments.fit))
+    else:
+        found = plan(arguments.model, config, Settings(length=arguments.length, **chosen))
+    plans = {found.settings.implementation: found}
+    if arguments.compare:
+        for implementation in IMPLEMENTATIONS:
+            if implementation not in plans:
+                settings = replace(
+                    found.settings, implementation=implementation, keeps_attention=False
+                )
+                plans[implementation] = plan(arguments.model, config, settings)
+    run = arguments.tokens, arguments.dollars_per_hour
+    print(comparison(plans) if arguments.compare else description(found, *run))
+    if arguments.json is not None:
+        reports = [each.report(*run) for each in plans.values()]
+        content = reports if arguments.compare else reports[0]
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if arguments.plot is not None and arguments.compare:
+        draw_comparison(plans, arguments.plot)
+    elif arguments.plot is not None:
+        draw_plan(found, arguments.plot)
+
+
+def _gib(text: str) -> float:
+    """`80GiB` or `80`; a decimal `80GB` is 74.5 GiB."""
+    match = re.fullmatch(r"([0-9.]+)\s*(GiB|GB)?", text)
+    if match is None or float(match[1]) <= 0:
+        raise ValueError(f"--fit is {text!r}; it must be a size as in 80GiB")
+    return float(match[1]) * (1e9 / GIB if match[2] == "GB" else 1.0)
+
+
+def description(
+    plan: Plan, tokens: int | None = None, dollars_per_hour: float | None = None
+) -> str:
+    """A plan in words, for a terminal."""
+    settings = plan.settings
+    lines = [
+        f"{plan.model}, {settings.length:,} tokens x {settings.batch}, {settings.implementation}, "
+        f"{settings.dtype}, {settings.optim}, traced without a GPU",
+        "",
+        f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
+    ]
+    lines += [
+        f"  {part.replace('_', ' '):20} {plan.peak.parts[part] / GIB:8.2f} GiB" for part in PARTS
+    ]
+    lines += ["", "Peak of each phase"]
+    lines += [f"  {phase:20} {usage.total / GIB:8.2f} GiB" for phase, usage in plan.phases.items()]
+    lines += ["", f"Matrix products of a sample's step: {plan.flops / 1e12:,.1f} TFLOP"]
+    if settings.gpu == "cpu":
+        return "\n".join(lines)
+    estimate = plan.estimate(tokens, dollars_per_hour)
+    lines += [
+        "",
+        f"Assumed, not measured: {ALLOCATOR_SLACK:.0%} allocator slack and {CONTEXT_GIB} GiB of "
+        f"context: a device of {plan.device_gib:.1f} GiB",
+        f"Estimate for one {settings.gpu} at {estimate['efficiency']:.0%} of its published peak, "
+        f"not measured: {estimate['seconds']:.1f} s, {estimate['tokens_per_second']:,.0f} tokens/s",
+    ]
+    if estimate["days"] is not None:
+        cost = "" if estimate["dollars"] is None else f", {estimate['dollars']:,.0f} dollars"
+        lines.append(f"  {tokens:,} tokens: {estimate['days']:.2f} days{cost}")
+    return "\n".join(lines)
+
+
+def _place(plan: Plan) -> str:
+    moment = plan.peak.moment
+    return f"in {moment.phase}" + ("" if moment.layer is None else f" of layer {moment.layer}")
+
+
+def comparison(plans: dict[str, Plan]) -> str:
+    """Plans side by side, in GiB."""
+    some = next(iter(plans.values()))
+    names = list(plans)
+    lines = [f"{some.model}, {some.settings.length:,} tokens, GiB, traced without a GPU", ""]
+    lines.append(" " * 20 + "".join(f"{name:>13}" for name in names))
+    for part in PARTS:
+        sizes = "".join(f"{plan.peak.parts[part] / GIB:13.2f}" for plan in plans.values())
+        lines.append(f"{part.replace('_', ' '):20}{sizes}")
+    lines.append(f"{'peak':20}" + "".join(f"{plan.peak_gib:13.2f}" for plan in plans.values()))
+    lines.append(
+        f"{'TFLOP':20}" + "".join(f"{plan.flops / 1e12:13,.0f}" for plan in plans.values())
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

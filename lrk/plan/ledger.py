@@ -1,0 +1,229 @@
+"""Every byte that a step allocates: who asked for it, when, and for how long.
+
+A dispatch mode sees each operation of PyTorch just above the devices, with real tensors or with
+fake ones, which have a shape but no memory. What it has not seen before among the results is a new
+allocation, and a weak reference to its storage says when it is freed.
+"""
+
+import functools
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WEIGHTS = "weights"
+GRADIENTS = "gradients"
+OPTIMIZER = "optimizer"
+SAVED = "saved_activations"
+RECOMPUTED = "recomputation"
+ATTENTION = "attention_workspace"
+LOSS = "loss_workspace"
+TEMPORARY = "temporary"
+PARTS = (WEIGHTS, GRADIENTS, OPTIMIZER, SAVED, RECOMPUTED, ATTENTION, LOSS, TEMPORARY)
+
+FORWARD, HEAD, BACKWARD, CLIPPING, UPDATE = "forward", "loss", "backward", "clipping", "optimizer"
+
+
+class Moment(NamedTuple):
+    """A stretch of a step: a phase, and the layer that is at work or None between layers."""
+
+    phase: str
+    layer: int | None = None
+
+
+@dataclass
+class Block:
+    """One allocation. `part` is None until it shows whether the backward pass needs it."""
+
+    nbytes: int
+    part: str | None
+
+
+class Usage(NamedTuple):
+    """Bytes of each part at the fullest instant of a moment."""
+
+    moment: Moment
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+class Workspace(NamedTuple):
+    """What an operation allocates inside and frees before it returns."""
+
+    part: str
+    nbytes: int
+
+
+# (operation, arguments, result) -> its workspace beyond its results, and its FLOPs
+Price = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], tuple[Workspace | None, int]]
+
+
+@dataclass(frozen=True)
+class _Event:
+    block: Block
+    change: int
+    part: str | None = None
+
+
+@dataclass
+class _Stretch:
+    moment: Moment
+    events: list[_Event] = field(default_factory=list)
+
+
+class Ledger(TorchDispatchMode):
+    """Records allocations while it is entered.
+
+    Args:
+        price: what the operations do that this mode cannot look into.
+        granularity: bytes that every allocation is rounded up to (512 in PyTorch's GPU allocator).
+    """
+
+    def __init__(self, price: Price, granularity: int = 1) -> None:
+        super().__init__()
+        self.flops = 0
+        self.recomputing = False
+        self._price = price
+        self._granularity = granularity
+        self._stretches = [_Stretch(Moment(FORWARD))]
+        self._live: dict[int, Block] = {}
+        self._sole_references = _sole_references()
+
+    @property
+    def moment(self) -> Moment:
+        return self._stretches[-1].moment
+
+    def enter_moment(self, moment: Moment) -> None:
+        """What happens from now on belongs to this moment."""
+        if moment != self.moment:
+            self._stretches.append(_Stretch(moment))
+
+    def hold(self, tensors: Iterable[Tensor], part: str) -> None:
+        """Count tensors that exist before the step, or say what those in sight have become."""
+        for tensor in tensors:
+            block = self._live.get(tensor.untyped_storage()._cdata)
+            if block is None:
+                self._add(tensor, part)
+            else:
+                self._note(_Event(block, 0, part))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        in_place = func is torch.ops.aten.add.Tensor and self._adds_in_place(args[0])
+        result = func(*args, **kwargs)
+        if in_place:
+            self._release(args[0].untyped_storage()._cdata)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self._live:
+                self._add(leaf, self._part())
+        workspace, flops = self._price(func, args, kwargs, result)
+        self.flops += flops
+        if workspace is not None:
+            block = Block(workspace.nbytes, workspace.part)
+            self._note(_Event(block, block.nbytes))
+            self._note(_Event(block, -block.nbytes))
+        return result
+
+    def usage(self) -> list[Usage]:
+        """The fullest instant of each moment, in order; the first one where there are several."""
+        held: dict[str, int] = defaultdict(int)
+        now: dict[int, str] = {}
+        usages = []
+        for stretch in self._stretches:
+            fullest = dict(held)
+            for event in stretch.events:
+                block = event.block
+                if event.part is not None and id(block) in now:
+                    held[now[id(block)]] -= block.nbytes
+                    held[event.part] += block.nbytes
+                    now[id(block)] = event.part
+                    continue
+                if id(block) not in now:
+                    now[id(block)] = block.part or TEMPORARY
+                held[now[id(block)]] += event.change
+                if sum(held.values()) > sum(fullest.values()):
+                    fullest = dict(held)
+            usages.append(Usage(stretch.moment, {part: fullest.get(part, 0) for part in PARTS}))
+        return usages
+
+    def _adds_in_place(self, total: Any) -> bool:
+        """Whether autograd, which is adding to `total`, would do so in place were no mode watching.
+
+        Where two gradients of one tensor meet, it reuses the first if nothing else holds it, but
+        under a dispatch mode the sum is a new tensor.
+        """
+        in_backward = torch._C._current_graph_task_id() != -1 and not torch.is_grad_enabled()
+        return (
+            in_backward
+            and isinstance(total, Tensor)
+            and _references(total) == self._sole_references
+        )
+
+    def _part(self) -> str | None:
+        phase = self.moment.phase
+        if self.recomputing:
+            return RECOMPUTED
+        return {FORWARD: None, HEAD: LOSS, UPDATE: OPTIMIZER}.get(phase, TEMPORARY)
+
+    def _add(self, tensor: Tensor, part: str | None) -> None:
+        storage = tensor.untyped_storage()
+        nbytes = -(-storage.nbytes() // self._granularity) * self._granularity
+        block = Block(nbytes, part)
+        key = storage._cdata
+        self._live[key] = block
+        self._note(_Event(block, nbytes))
+        weakref.finalize(storage, self._free, key, block).atexit = False
+
+    def _free(self, key: int, block: Block) -> None:
+        if self._live.get(key) is block:
+            self._release(key)
+
+    def _release(self, key: int) -> None:
+        block = self._live.pop(key, None)
+        if block is None:
+            return
+        if block.part is None:
+            # Made in the forward pass: what outlives it was saved for the backward pass.
+            block.part = TEMPORARY if self.moment.phase == FORWARD else SAVED
+        self._note(_Event(block, -block.nbytes))
+
+    def _note(self, event: _Event) -> None:
+        self._stretches[-1].events.append(event)
+
+
+def _references(tensor: Tensor) -> tuple[int, int]:
+    """How many hold a tensor, and how many its storage; those on the way to a mode included."""
+    storage = tensor.untyped_storage()._cdata
+    return tensor._use_count(), torch._C._storage_Use_Count(storage)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _sole_references() -> tuple[int, int]:
+    """`_references` of a sum that only autograd holds, as a dispatch mode finds it."""
+    found: list[tuple[int, int]] = []
+
+    class Probe(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.ops.aten.add.Tensor:
+                found.append(_references(args[0]))
+            return func(*args, **(kwargs or {}))
+
+    with torch.enable_grad():
+        x = torch.ones(2, requires_grad=True) * 2
+        y = (x.sin() * x.cos()).sum()
+    with Probe():
+        y.backward()
+    return found[0]

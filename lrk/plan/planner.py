@@ -1,0 +1,166 @@
+"""The plan of a training step, and the longest sample that fits a device."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from lrk.plan.gpus import EFFICIENCY, step_seconds
+from lrk.plan.layers import FEW, MORE, extrapolate
+from lrk.plan.ledger import PARTS, Usage
+from lrk.plan.settings import Settings
+from lrk.plan.step import trace
+
+GIB = 2**30
+
+# Assumed, not measured: what PyTorch's caching allocator (with expandable segments) reserves beyond
+# what is allocated, and what CUDA, its libraries and their workspaces take before the first tensor.
+ALLOCATOR_SLACK = 0.05
+CONTEXT_GIB = 0.75
+
+# Lengths are found to this many tokens.
+FIT_STEP = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one step of a model allocates.
+
+    Attributes:
+        model: its name or path.
+        usages: the fullest instant of each moment of the step, in order.
+        flops: of the matrix products of one forward and backward pass of `settings.batch` samples.
+    """
+
+    model: str
+    settings: Settings
+    usages: list[Usage]
+    flops: int
+
+    @property
+    def peak(self) -> Usage:
+        return max(self.usages, key=lambda usage: usage.total)
+
+    @property
+    def peak_gib(self) -> float:
+        """What `torch.cuda.max_memory_allocated` would say."""
+        return self.peak.total / GIB
+
+    @property
+    def device_gib(self) -> float:
+        """What the device must have, with the assumed slack and context."""
+        return self.peak_gib * (1 + ALLOCATOR_SLACK) + CONTEXT_GIB
+
+    @property
+    def phases(self) -> dict[str, Usage]:
+        """The fullest instant of each phase."""
+        fullest: dict[str, Usage] = {}
+        for usage in self.usages:
+            phase = usage.moment.phase
+            if phase not in fullest or usage.total > fullest[phase].total:
+                fullest[phase] = usage
+        return fullest
+
+    def report(
+        self, tokens: int | None = None, dollars_per_hour: float | None = None
+    ) -> dict[str, Any]:
+        """The plan as JSON values, in GiB.
+
+        Args:
+            tokens: real tokens of a whole run, to estimate its days.
+            dollars_per_hour: price of the GPU, to estimate its cost.
+        """
+        parts = {part: self.peak.parts[part] / GIB for part in PARTS}
+        return {
+            "model": self.model,
+            "length": self.settings.length,
+            "settings": {
+                **asdict(self.settings),
+                "allocator_slack": ALLOCATOR_SLACK,
+                "context_gib": CONTEXT_GIB,
+            },
+            "peak_gib": self.peak_gib,
+            "parts": parts,
+            "flops": self.flops,
+            "estimate": self.estimate(tokens, dollars_per_hour),
+        }
+
+    def estimate(
+        self, tokens: int | None = None, dollars_per_hour: float | None = None
+    ) -> dict[str, Any]:
+        """Time and cost from the published peak and an assumed efficiency: not measured."""
+        if self.settings.gpu == "cpu":
+            return {"device_gib": self.peak_gib}
+        seconds = step_seconds(self.settings.gpu, self.flops)
+        tokens_per_second = self.settings.batch * self.settings.length / seconds
+        days = None if tokens is None else tokens / tokens_per_second / 86_400
+        cost = None
+        if days is not None and dollars_per_hour is not None:
+            cost = days * 24 * dollars_per_hour
+        return {
+            "device_gib": self.device_gib,
+            "efficiency": EFFICIENCY,
+            "seconds": seconds,
+            "tokens_per_second": tokens_per_second,
+            "days": days,
+            "dollars": cost,
+        }
+
+
+def plan(model: str, config: PretrainedConfig, settings: Settings) -> Plan:
+    """Trace a step of the model on fake tensors.
+
+    Models of equal layers are traced with three and with four of them and extrapolated, which is
+    exact; others in full.
+
+    Args:
+        model: its name, for the report.
+    """
+    layers = config.num_hidden_layers
+    equal = len(set(getattr(config, "layer_types", None) or [None])) == 1
+    if equal and layers > MORE:
+        found = extrapolate(trace(config, settings, FEW), trace(config, settings, MORE), layers)
+    else:
+        found = trace(config, settings)
+    return Plan(model, settings, *found)
+
+
+def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float) -> Plan:
+    """The plan with the longest real length, in steps of `FIT_STEP`, whose `device_gib` fits.
+
+    Memory is almost affine in the length, so a line through the lengths known to fit and not to fit
+    finds it in a few plans.
+
+    Raises:
+        ValueError: if not even `FIT_STEP` tokens fit.
+    """
+
+    def plan_of(length: int) -> Plan:
+        return plan(model, config, replace(settings, length=length))
+
+    low, high = plan_of(FIT_STEP), None
+    if low.device_gib > gib:
+        raise ValueError(
+            f"{model} with these settings needs {low.device_gib:.1f} GiB at {FIT_STEP} tokens, "
+            f"more than {gib:g} GiB"
+        )
+    guess = 64 * FIT_STEP
+    while high is None or high.settings.length - low.settings.length > FIT_STEP:
+        tried = plan_of(guess)
+        if tried.device_gib <= gib:
+            low = tried
+        else:
+            high = tried
+        guess = _between(low, high, gib)
+    return low
+
+
+def _between(low: Plan, high: Plan | None, gib: float) -> int:
+    """The next length to try: where the line reaches `gib`, strictly between what is known."""
+    first = low.settings.length
+    if high is None:
+        return 4 * first
+    last = high.settings.length
+    slope = (high.device_gib - low.device_gib) / (last - first)
+    steps = int((gib - low.device_gib) / slope) // FIT_STEP
+    return min(first + max(steps, 1) * FIT_STEP, last - FIT_STEP)

@@ -1,0 +1,101 @@
+"""FLOPs and workspace of every operation of a step: what a `Ledger` asks for."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+
+from lrk.plan.ledger import Workspace
+from lrk.plan.workspace import (
+    Device,
+    attention_workspace,
+    loss_workspace,
+    rope_workspace,
+    sdpa_backward_workspace,
+)
+
+Priced = tuple[Workspace | None, int]
+
+
+def visible_pairs(q_length: int, k_length: int, causal: bool, window: int | None) -> int:
+    """Pairs of a query and a key that it sees, in one document whose ends are aligned."""
+    if not causal:
+        return q_length * k_length
+    first = k_length - q_length + 1  # keys that the first query sees
+    reach = k_length if window is None else min(window, k_length)
+    growing = min(max(reach - first, 0), q_length)
+    return growing * (2 * first + growing - 1) // 2 + (q_length - growing) * min(
+        reach, max(first, reach)
+    )
+
+
+def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Priced]:
+    """The prices of a device.
+
+    FLOPs are those of the matrix products: 2 for a product and a sum. Attention counts the visible
+    pairs, with 2 products forward and 5 backward (the kernels' two passes execute 7).
+    """
+    import lrk.kernels.cross_entropy  # noqa: F401  (its operations must be registered)
+
+    aten, ours = torch.ops.aten, torch.ops.lrk
+    special: dict[Any, Callable[..., Priced]] = {
+        ours.attention: _attention,
+        ours.attention_backward: _attention_backward,
+        ours.rope: _rope,
+        ours.linear_cross_entropy_total: _loss,
+        aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward,
+    }
+
+    def price(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Priced:
+        packet = func.overloadpacket
+        if packet in special:
+            return special[packet](device, *args)
+        if packet in flop_registry:
+            return None, flop_registry[packet](*args, **kwargs, out_val=result)
+        return None, 0
+
+    return price
+
+
+def _attention_flops(q: Tensor, k: Tensor, causal: bool, window: int | None, products: int) -> int:
+    batch, heads, length, head_dim = q.shape
+    pairs = visible_pairs(length, k.shape[2], causal, window)
+    return 2 * products * batch * heads * pairs * head_dim
+
+
+def _attention(device: Device, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Priced:
+    *mask, causal, _, window, _, _ = rest
+    flops = _attention_flops(q, k, causal, window, 2)
+    return attention_workspace(device, q, k, v, mask), flops
+
+
+def _attention_backward(device: Device, *args: Any) -> Priced:
+    _, _, q, k, v, _, lse, *mask, causal, _, window, _, _ = args
+    flops = _attention_flops(q, k, causal, window, 5)
+    return attention_workspace(device, q, k, v, mask, lse), flops
+
+
+def _sdpa(
+    device: Device, q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False
+) -> Priced:
+    return None, _attention_flops(q, k, causal, None, 2)
+
+
+def _sdpa_backward(device: Device, *args: Any) -> Priced:
+    _, q, k, _, _, _, _, causal = args
+    return sdpa_backward_workspace(device, q, k), _attention_flops(q, k, causal, None, 5)
+
+
+def _rope(
+    device: Device, q: Tensor, k: Tensor, _: Tensor, increments: Tensor, *rest: Any
+) -> Priced:
+    return rope_workspace(device, q, k, increments.numel()), 0
+
+
+def _loss(device: Device, hidden: Tensor, weight: Tensor, *rest: Any) -> Priced:
+    *_, chunk_tokens, compute_dtype, needs = rest
+    workspace = loss_workspace(device, hidden, weight, compute_dtype, chunk_tokens, needs)
+    return workspace, 2 * hidden.numel() * weight.shape[0] * (1 + needs[0] + needs[1])

@@ -1,0 +1,270 @@
+"""A whole training step under a ledger: forward, loss, backward, clipping, optimizer.
+
+The model is the real one, patched by lrk; with fake tensors nothing is computed, and an 8B model
+costs no memory.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.hooks import RemovableHandle
+from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from lrk import checkpointing
+from lrk.hf import patch
+from lrk.plan.ledger import (
+    BACKWARD,
+    CLIPPING,
+    FORWARD,
+    GRADIENTS,
+    HEAD,
+    OPTIMIZER,
+    SAVED,
+    UPDATE,
+    WEIGHTS,
+    Ledger,
+    Moment,
+    Usage,
+)
+from lrk.plan.optimizers import low_bit_states, low_bit_update, make_optimizer, make_states
+from lrk.plan.prices import prices_on
+from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, Settings
+from lrk.plan.workspace import Device
+
+GPU_GRANULARITY = 512
+
+# transformers' sdpa leaves out the (S, S) mask where positions are contiguous, but it cannot read
+# fake ones and would make it. A backend without a mask function never has one.
+UNMASKED_SDPA = "lrk_plan_unmasked_sdpa"
+AttentionInterface.register(UNMASKED_SDPA, sdpa_attention_forward)
+
+
+class Trace(NamedTuple):
+    """What a step allocates at most in each of its moments, and the FLOPs of its products."""
+
+    usages: list[Usage]
+    flops: int
+
+
+def trace(config: PretrainedConfig, settings: Settings, layers: int | None = None) -> Trace:
+    """Trace a step on fake tensors.
+
+    Args:
+        config: of a Llama, Mistral or Qwen2 model.
+        layers: of the model that is traced; None for all of the config's.
+    """
+    device = _device(settings)
+    ledger = Ledger(prices_on(device), device.granularity)
+    model = meta_model(config, settings, layers)
+    # The frequencies stay real: they are made from numbers, and are small.
+    materialise_buffers(model)
+    patch_as(model, settings)
+    if settings.implementation != LRK:
+        causal_lm_of(model).set_attn_implementation(UNMASKED_SDPA)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        materialise_parameters(model)
+        run_step(model, settings, ledger)
+    return Trace(ledger.usage(), ledger.flops)
+
+
+def _device(settings: Settings) -> Device:
+    return Device("cpu", 1) if settings.gpu == "cpu" else Device("cuda", GPU_GRANULARITY)
+
+
+def meta_model(
+    config: PretrainedConfig, settings: Settings, layers: int | None = None
+) -> nn.Module:
+    """A model without memory, in the settings' dtype and with their adapters."""
+    config = copy.deepcopy(config)
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+        )
+        if settings.lora_rank:
+            from peft import LoraConfig, get_peft_model
+
+            adapters = LoraConfig(
+                r=settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+            )
+            model = get_peft_model(model, adapters)
+    return model.train()
+
+
+def patch_as(model: nn.Module, settings: Settings) -> None:
+    """Patch as the implementation says; checkpoint activations if the settings do."""
+    kernels = IMPLEMENTATIONS[settings.implementation]
+    if kernels is not None:
+        patch(model, **kernels)
+    if settings.keeps_attention:
+        checkpointing.enable(causal_lm_of(model))
+    elif settings.activation_checkpointing:
+        causal_lm: Any = causal_lm_of(model)
+        enable = getattr(causal_lm, "activation_checkpointing_enable", None)
+        (enable or causal_lm.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def causal_lm_of(model: Any) -> Any:
+    """The transformers model inside a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def materialise_parameters(
+    model: nn.Module, fill: Callable[[Tensor], Any] = lambda parameter: None
+) -> None:
+    """Give every parameter memory (fake memory in a fake mode), shared where it was shared."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is None:
+                continue
+            if id(old) not in made:
+                tensor = torch.empty(old.shape, dtype=old.dtype)
+                fill(tensor)
+                made[id(old)] = nn.Parameter(tensor, requires_grad=old.requires_grad)
+            module._parameters[name] = made[id(old)]
+
+
+def materialise_buffers(model: nn.Module) -> None:
+    """Ones in place of buffers on the meta device, which are RoPE's frequencies."""
+    for module in model.modules():
+        for name, old in module._buffers.items():
+            if old is not None:
+                module._buffers[name] = torch.ones(old.shape, dtype=old.dtype)
+
+
+def run_step(
+    model: nn.Module,
+    settings: Settings,
+    ledger: Ledger | None = None,
+    loss_factor: float = 0.5,
+) -> None:
+    """Take one training step after others; on real and on fake tensors.
+
+    Args:
+        ledger: records the step, if there is one.
+        loss_factor: what the loss is multiplied by, as by a loss scale. On a CPU a factor of 1
+            spares lrk's loss two products that a GPU always makes.
+    """
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    optimizer = None
+    if settings.optim in LOW_BIT:
+        states = list(low_bit_states(settings.optim, trained))
+    else:
+        optimizer = make_optimizer(settings.optim, trained, settings.gpu != "cpu")
+        states = make_states(optimizer, trained)
+    if settings.accumulates:
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+    batch = make_batch(settings)
+    if ledger is not None:
+        ledger.hold([*parameters, *model.buffers()], WEIGHTS)
+        ledger.hold(states, OPTIMIZER)
+        ledger.hold([p.grad for p in trained if p.grad is not None], GRADIENTS)
+        ledger.hold([value for value in batch.values() if isinstance(value, Tensor)], SAVED)
+    device = parameters[0].device.type
+    autocast = torch.autocast(device, torch.bfloat16) if settings.bf16 else nullcontext()
+    with nullcontext() if ledger is None else _recording(model, ledger):
+        with autocast:
+            loss = model(**batch, use_cache=False).loss
+        (loss * loss_factor).backward()
+        del loss
+        _enter(ledger, CLIPPING)
+        if settings.clips:
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        _enter(ledger, UPDATE)
+        if optimizer is None:
+            low_bit_update(trained)
+        else:
+            optimizer.step()
+        for parameter in trained:
+            parameter.grad = None
+
+
+def _enter(ledger: Ledger | None, phase: str) -> None:
+    if ledger is not None:
+        ledger.enter_moment(Moment(phase))
+
+
+def make_batch(settings: Settings) -> dict[str, Any]:
+    """What the collator makes of samples of one document each."""
+    shape = settings.batch, settings.length
+    input_ids = torch.zeros(shape, dtype=torch.int64)
+    batch: dict[str, Any] = {"input_ids": input_ids, "labels": torch.zeros_like(input_ids)}
+    batch["labels"][:, 0] = -100
+    if settings.implementation == LRK:
+        batch["position_ids"] = torch.arange(settings.length).expand(shape).contiguous()
+        ends = torch.arange(0, settings.batch + 1, dtype=torch.int32) * settings.length
+        batch |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends.clone()}
+    return batch
+
+
+@contextmanager
+def _recording(model: nn.Module, ledger: Ledger) -> Iterator[None]:
+    """Record allocations, and which layer is at work; hooks are undone after the block."""
+    base = causal_lm_of(model).model
+    layers = list(base.layers)
+    handles: list[RemovableHandle] = []
+
+    def entering(moment: Moment) -> Callable[..., None]:
+        return lambda *_: ledger.enter_moment(moment)
+
+    def before_layer(index: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if index == 0 and args[0].requires_grad:
+            args[0].register_hook(entering(Moment(BACKWARD)))
+        ledger.enter_moment(Moment(FORWARD, index))
+
+    def after_layer(index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        output.register_hook(entering(Moment(BACKWARD, index)))
+        if index == len(layers) - 1:
+            ledger.enter_moment(Moment(FORWARD))
+
+    def after_base(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        output.last_hidden_state.register_hook(entering(Moment(BACKWARD)))
+        ledger.enter_moment(Moment(HEAD))
+
+    for index, layer in enumerate(layers):
+        # Bound now: a closure over the loop's variable would see its last value.
+        before = lambda *args, index=index: before_layer(index, *args)  # noqa: E731
+        after = lambda *args, index=index: after_layer(index, *args)  # noqa: E731
+        handles.append(layer.register_forward_pre_hook(before))
+        handles.append(layer.register_forward_hook(after))
+        if layer.gradient_checkpointing:
+            checkpoint = layer._gradient_checkpointing_func
+            layer._gradient_checkpointing_func = _marking_recomputation(checkpoint, ledger)
+    handles.append(base.register_forward_hook(after_base))
+    handles += [
+        parameter.register_post_accumulate_grad_hook(lambda p: ledger.hold([p.grad], GRADIENTS))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
+    try:
+        with ledger:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _marking_recomputation(checkpoint: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
+    def marking(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def marked(*inputs: Any) -> Any:
+            ledger.recomputing = ledger.moment.phase == BACKWARD
+            try:
+                return function(*inputs)
+            finally:
+                ledger.recomputing = False
+
+        return checkpoint(marked, *args, **kwargs)
+
+    return marking

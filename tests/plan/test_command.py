@@ -1,0 +1,77 @@
+"""The command line: its report, its files, and one sentence for bad input."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lrk.plan import MODELS, load_config
+from lrk.plan.command import main
+
+QUICK = ["--length", "48", "--optim", "sgd"]
+
+
+@pytest.fixture
+def path(tmp_path, config):
+    config.to_json_file(tmp_path / "config.json")
+    return tmp_path
+
+
+def test_plan_of_a_config_file(path, capsys):
+    arguments = ["--model", str(path / "config.json"), *QUICK, "--json", str(path / "plan.json")]
+    arguments += ["--plot", str(path / "plan.png"), "--tokens", "1000", "--dollars-per-hour", "2"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "saved activations" in text
+    assert "Assumed, not measured" in text
+    report = json.loads((path / "plan.json").read_text())
+    assert (report["length"], report["settings"]["optim"]) == (48, "sgd")
+    assert (path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_comparison(path, capsys):
+    arguments = ["--model", str(path), *QUICK, "--compare", "--json", str(path / "plans.json")]
+    assert main(arguments) == 0
+    assert "liger-style" in capsys.readouterr().out
+    reports = json.loads((path / "plans.json").read_text())
+    assert [each["settings"]["implementation"] for each in reports] == [
+        "lrk",
+        "liger-style",
+        "stock",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "llama-9", *QUICK], "model is 'llama-9'; it must be one of llama-2-7b"),
+        (["--model", "llama-3-8b"], "give one of --length and --fit"),
+        (["--model", "llama-3-8b", *QUICK, "--fit", "80"], "give one of --length and --fit"),
+        (["--model", "llama-3-8b", "--fit", "eighty"], "--fit is 'eighty'"),
+        (["--model", "llama-3-8b", "--lenght", "9"], "did you mean --length"),
+        (["--model", "llama-3-8b", "--length", "1"], "length is 1"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("llama-2-7b", 6.738),
+        ("llama-3-8b", 8.030),
+        ("mistral-7b-v0.3", 7.248),
+        ("qwen2-7b", 7.616),
+        ("smollm2-135m", 0.135),
+    ],
+)
+def test_packaged_models_have_the_published_sizes(model, billions):
+    assert model in MODELS
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(load_config(model))
+    assert sum(p.numel() for p in built.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)

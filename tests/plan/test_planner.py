@@ -1,0 +1,166 @@
+"""Plans: extrapolated exactly, changed by the settings as they must be, and found by length."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import Qwen2Config
+
+from lrk.plan import Settings, longest, plan
+from lrk.plan.ledger import GRADIENTS, LOSS, OPTIMIZER, PARTS, SAVED, WEIGHTS
+from lrk.plan.planner import GIB
+from lrk.plan.settings import LIGER_STYLE, STOCK
+from lrk.plan.step import trace
+
+SETTINGS = Settings(length=48)
+DEEP = 5
+
+
+def parameters_of(config):
+    hidden, vocab = config.hidden_size, config.vocab_size
+    head_dim = hidden // config.num_attention_heads
+    attention = 2 * hidden * hidden + 2 * hidden * config.num_key_value_heads * head_dim
+    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
+    return 2 * vocab * hidden + config.num_hidden_layers * layer + hidden
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({}, id="lrk"),
+        pytest.param(
+            {"activation_checkpointing": False, "accumulates": False}, id="no checkpoints"
+        ),
+        pytest.param({"implementation": STOCK, "optim": "adamw_torch"}, id="stock"),
+        pytest.param({"lora_rank": 2, "optim": "adafactor"}, id="LoRA"),
+    ],
+)
+def test_extrapolation_is_exact(config, changes):
+    """Every part at the fullest instant of every moment, and the FLOPs, to the byte."""
+    config.num_hidden_layers = DEEP
+    settings = dataclasses.replace(SETTINGS, **changes)
+    extrapolated, full = plan("tiny", config, settings), trace(config, settings)
+    assert extrapolated.flops == full.flops
+    assert extrapolated.usages == full.usages
+
+
+def test_layers_that_differ_are_traced_in_full(config):
+    values = {**config.to_dict(), "use_sliding_window": True, "sliding_window": 8}
+    values |= {"num_hidden_layers": 5, "max_window_layers": 2, "layer_types": None}
+    qwen = Qwen2Config(**{k: v for k, v in values.items() if k != "model_type"})
+    assert len(set(qwen.layer_types)) == 2
+    assert plan("tiny", qwen, SETTINGS).usages == trace(qwen, SETTINGS).usages
+
+
+def test_weights_gradients_and_moments_are_those_of_the_formula(config):
+    count = parameters_of(config)
+    settings = dataclasses.replace(SETTINGS, dtype="float32", optim="adamw_torch_fused", gpu="cpu")
+    peak = plan("tiny", config, settings).peak
+    # RoPE's two buffers of frequencies, and the batch, are the rest.
+    assert 0 <= peak.parts[WEIGHTS] - 4 * count < 4096
+    assert peak.parts[GRADIENTS] == 4 * count
+    assert 0 <= peak.parts[OPTIMIZER] - 8 * count < 1024
+    assert sum(peak.parts.values()) == peak.total
+
+
+def test_low_bit_moments_take_a_byte(config):
+    peaks = {
+        optim: plan("tiny", config, dataclasses.replace(SETTINGS, optim=optim)).phases["forward"]
+        for optim in ("adamw_torch_fused", "adamw_torch_8bit", "adamw_torch_4bit")
+    }
+    in_bf16, in_8_bit, in_4_bit = (peak.parts[OPTIMIZER] for peak in peaks.values())
+    assert in_4_bit < in_8_bit < in_bf16
+
+
+def test_what_settings_change(config):
+    config.vocab_size = 2000
+    usual = plan("tiny", config, SETTINGS)
+
+    def changed(**changes):
+        return plan("tiny", config, dataclasses.replace(SETTINGS, **changes))
+
+    # The fused loss never holds all logits, stock holds them more than once.
+    logits = 48 * 2000 * 4
+    stock = changed(implementation=STOCK)
+    assert stock.phases["loss"].parts[LOSS] > 2 * logits
+    saved = {
+        name: changed(implementation=name).phases["loss"].parts[SAVED] for name in (LIGER_STYLE,)
+    }
+    assert saved[LIGER_STYLE] <= usual.phases["loss"].parts[SAVED]
+    whole = changed(activation_checkpointing=False)
+    assert whole.phases["loss"].parts[SAVED] > 3 * usual.phases["loss"].parts[SAVED]
+    assert whole.flops < usual.flops
+    assert changed(accumulates=False).phases["forward"].parts[GRADIENTS] == 0
+    adapters = changed(lora_rank=2)
+    assert adapters.peak.parts[GRADIENTS] < usual.peak.parts[GRADIENTS] / 4
+
+
+def test_flops_of_a_step(config):
+    """6 products of each weight with each token, a third of them again, and attention."""
+    settings = dataclasses.replace(SETTINGS, activation_checkpointing=False)
+    head = config.vocab_size * config.hidden_size
+    matrices = parameters_of(config) - head - 5 * config.hidden_size
+    pairs = 48 * 49 // 2
+    attention = 2 * 7 * pairs * config.hidden_size * config.num_hidden_layers
+    assert plan("tiny", config, settings).flops == 6 * 48 * matrices + attention
+
+
+def test_no_mask_is_made_for_stock_attention(config):
+    """transformers would make one of S x S elements for fake positions, which it cannot read."""
+    config.num_hidden_layers = 1
+    settings = Settings(length=8000, implementation=STOCK, activation_checkpointing=False)
+    assert plan("tiny", config, settings).phases["forward"].total < 8000 * 8000
+
+
+def test_longest(config):
+    """The longest in steps, as the next step shows."""
+    gib = plan("tiny", config, dataclasses.replace(SETTINGS, length=5000)).device_gib
+    found = longest("tiny", config, SETTINGS, gib)
+    assert found.settings.length == 5000 // 256 * 256
+    with pytest.raises(ValueError, match=r"more than 0\.5 GiB"):
+        longest("tiny", config, SETTINGS, 0.5)
+
+
+def test_kept_attention_costs_memory_and_saves_flops(config):
+    """Outputs of 64 and lse of 4 heads for 48 tokens a layer; the forward pass of attention."""
+    kept = plan("tiny", config, dataclasses.replace(SETTINGS, keeps_attention=True))
+    usual = plan("tiny", config, SETTINGS)
+    layers, pairs = config.num_hidden_layers, 48 * 49 // 2
+    assert usual.flops - kept.flops == layers * 2 * 2 * pairs * 64
+    saved = [each.phases["loss"].parts[SAVED] for each in (kept, usual)]
+    assert saved[0] - saved[1] == layers * (48 * 64 * 2 + 48 * 4 * 4 + (-48 * 4 * 4) % 512)
+
+
+def test_report_has_the_pinned_keys(config):
+    report = plan("tiny", config, SETTINGS).report(tokens=10**6, dollars_per_hour=2.0)
+    keys = ["model", "length", "settings", "peak_gib", "parts", "flops", "estimate"]
+    assert list(report) == keys
+    assert list(report["parts"]) == list(PARTS)
+    assert sum(report["parts"].values()) == pytest.approx(report["peak_gib"])
+    assert report["peak_gib"] * GIB == plan("tiny", config, SETTINGS).peak.total
+    estimate = report["estimate"]
+    assert estimate["dollars"] == pytest.approx(estimate["days"] * 48)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"length": 1}, "length is 1; it must be at least 2"),
+        ({"optim": "adam"}, "optim is 'adam'; it must be one of adamw_torch_fused, "),
+        ({"gpu": "h1000"}, "gpu is 'h1000'"),
+        ({"implementation": "liger"}, "implementation is 'liger'"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"lora_rank": -1}, "lora_rank is -1"),
+        ({"keeps_attention": True, "implementation": STOCK}, "keeps_attention is true"),
+    ],
+)
+def test_bad_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SETTINGS, **changes)
+
+
+def test_nothing_is_left_behind(config):
+    """Modes and patches end with the plan: real models train as before."""
+    plan("tiny", config, SETTINGS)
+    assert type(torch.empty(1)) is torch.Tensor
+    assert torch.ones(2).sum() == 2
