@@ -110,7 +110,9 @@ class MachineCode:
 
 def _innermost(loops: list[Loop]) -> list[Loop]:
     return [
-        loop for loop in loops if not any(other != loop and other.start in loop for other in loops)
+        loop
+        for loop in loops
+        if not any(other != loop and other.start in loop and other.end in loop for other in loops)
     ]
 
 

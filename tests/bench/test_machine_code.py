@@ -1,5 +1,7 @@
 """Reading of machine code, on listings small enough to check by eye."""
 
+import dataclasses
+
 import pytest
 
 from bench.machine_code import Loop, MachineCode, _amd_access_bits, _nvidia_access_bits, _parse
@@ -72,3 +74,10 @@ def test_widths_on_nvidia(opcode, bits):
 )  # fmt: skip
 def test_widths_on_amd(opcode, bits):
     assert _amd_access_bits(opcode) == bits
+
+
+def test_a_branch_back_from_a_slow_path_is_no_inner_loop():
+    """Kernels wait for memory in blocks behind their end, which branch back into the loop."""
+    code = sass()
+    waiting = dataclasses.replace(code, loops=[Loop(2, 7), Loop(3, 9)])
+    assert waiting.main_loop == Loop(2, 7)
