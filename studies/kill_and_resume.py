@@ -3,11 +3,12 @@
     python -m studies.kill_and_resume --kills 20
 
 A tiny Llama is trained with gradient accumulation, two data workers, evaluations, checkpoints every
-3 steps of which two are kept, and, in every other trial, LoRA with dropout. Each trial is killed
-once: while the data are prepared, while it trains, while a checkpoint is written, or while the
-final model is. Then the same command goes on with `resume_from_checkpoint: auto`. The final weights
-must equal those of an uninterrupted run bit for bit, the losses in `metrics.jsonl` likewise, one
-row a step, and no temporary may be left. Exits with 1 if anything differs.
+3 steps of which two are kept, and, in every other trial, LoRA with dropout. Trials 5 to 8 of every
+eight read their data as a stream, with one worker. Each trial is killed once: while the data are
+prepared, while it trains, while a checkpoint is written, or while the final model is. Then the same
+command goes on with `resume_from_checkpoint: auto`. The final weights must equal those of an
+uninterrupted run bit for bit, the losses in `metrics.jsonl` likewise, one row a step, and no
+temporary may be left. Exits with 1 if anything differs.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from typing import Any
 from studies.tiny import write_corpus, write_model
 
 STEPS = 20
+DATA = ("prepared", "stream")
 MOMENTS = ("preparing", "training", "saving", "last save")
 
 
@@ -67,7 +69,7 @@ class Study:
         self.folder = folder
         self._context: Any = multiprocessing.get_context(start_method)
         self._random = random.Random(seed)
-        self._references: dict[bool, tuple[float, float]] = {}
+        self._references: dict[str, tuple[float, float]] = {}
         write_model(folder / "model")
         write_corpus(folder / "corpus", documents=60)
         # Imports take longer than a run: they are done once, in the process that the runs fork off.
@@ -78,21 +80,21 @@ class Study:
 
     def trial(self, number: int, moment: str) -> Trial:
         """Kill one run, resume it, compare it."""
-        dropout = number % 2 == 0
+        kind = f"{'lora' if number % 2 == 0 else 'full'}-{DATA[number // len(MOMENTS) % 2]}"
         run = self.folder / f"run-{number}"
-        while (seconds := self._kill(run, dropout, moment)) is None:
+        while (seconds := self._kill(run, kind, moment)) is None:
             shutil.rmtree(run)
         found = _listing(run)
-        resumed = self._start(run, dropout)
+        resumed = self._start(run, kind)
         resumed.join()
         faults = [f"resuming exits with {resumed.exitcode}"] if resumed.exitcode else []
-        faults += [] if faults else _differences(run, self.folder / f"reference-{dropout}")
+        faults += [] if faults else _differences(run, self.folder / f"reference-{kind}")
         return Trial(moment, seconds, found, faults)
 
-    def _kill(self, run: Path, dropout: bool, moment: str) -> float | None:
+    def _kill(self, run: Path, kind: str, moment: str) -> float | None:
         """Start a run and kill it; after how many seconds, or None if it had already finished."""
-        ready, finished = self._reference(dropout)
-        process = self._start(run, dropout)
+        ready, finished = self._reference(kind)
+        process = self._start(run, kind)
         begin = time.perf_counter()
         if moment == "preparing":
             time.sleep(self._random.uniform(0, ready))
@@ -109,21 +111,22 @@ class Study:
         process.join()
         return time.perf_counter() - begin if process.exitcode == -signal.SIGKILL else None
 
-    def _reference(self, dropout: bool) -> tuple[float, float]:
+    def _reference(self, kind: str) -> tuple[float, float]:
         """Seconds until an uninterrupted run has prepared its data, and until it has finished."""
-        if dropout not in self._references:
-            run = self.folder / f"reference-{dropout}"
+        if kind not in self._references:
+            run = self.folder / f"reference-{kind}"
             begin = time.perf_counter()
-            process = self._start(run, dropout)
+            process = self._start(run, kind)
             _wait(process, (run / "config.yaml").exists)
             ready = time.perf_counter() - begin
             process.join()
             if process.exitcode:
                 raise RuntimeError(f"the uninterrupted run exits with {process.exitcode}")
-            self._references[dropout] = ready, time.perf_counter() - begin
-        return self._references[dropout]
+            self._references[kind] = ready, time.perf_counter() - begin
+        return self._references[kind]
 
-    def _start(self, run: Path, dropout: bool) -> Any:
+    def _start(self, run: Path, kind: str) -> Any:
+        lora, streams = kind.startswith("lora"), kind.endswith("stream")
         options: dict[str, Any] = {
             "model_name_or_path": self.folder / "model",
             "data": self.folder / "corpus" / "*.txt",
@@ -134,19 +137,22 @@ class Study:
             "train_length": 32,
             "per_device_train_batch_size": 3,
             "gradient_accumulation_steps": 2,
-            "dataloader_num_workers": 2,
+            "dataloader_num_workers": 1 if streams else 2,
             "max_steps": STEPS,
             "save_steps": 3,
             "save_total_limit": 2,
             "eval_strategy": "steps",
             "eval_steps": 5,
             "learning_rate": "1e-2",
-            "lora_rank": 4 if dropout else 0,
-            "lora_dropout": 0.1 if dropout else 0,
+            "lora_rank": 4 if lora else 0,
+            "lora_dropout": 0.1 if lora else 0,
             "disable_tqdm": "true",
             "bf16": "false",
             "report_to": "none",
+            "streaming": streams,
         }
+        if streams:
+            options["shuffle_buffer"] = 8
         words = [f"--{name}={value}" for name, value in options.items()]
         process = self._context.Process(
             target=train, args=(words, self.folder / f"cache-{run.name}")

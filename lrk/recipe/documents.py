@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.ipc
@@ -55,26 +56,51 @@ def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset
             cannot be read (with the line, in JSON lines), `text_column` is absent or does not hold
             text, or the sources are of several kinds.
     """
+    check_sources(sources)
+    parts = [part for source in sources for part in _load_source(source, text_column)]
+    check_kinds([part.column_names for part in parts])
+    return concatenate_datasets(parts)
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse one string instead of a list, and a list of none."""
     if isinstance(sources, str):
         raise TypeError(f"sources is the string {sources!r}; it must be a list of strings")
     if not sources:
         raise ValueError("data is empty; it must name at least one file, folder, pattern or hub:")
-    parts = [part for source in sources for part in _load_source(source, text_column)]
-    kinds = sorted({", ".join(part.column_names) for part in parts})
+
+
+def check_kinds(columns: Sequence[Sequence[str]]) -> None:
+    """Refuse parts whose rows are not of the same columns."""
+    kinds = sorted({", ".join(names) for names in columns})
     if len(kinds) > 1:
         raise ValueError(f"data mixes rows of {' and of '.join(kinds)}; it must be of one kind")
-    return concatenate_datasets(parts)
 
 
 def _load_source(source: str, text_column: str) -> list[Dataset]:
     if source.startswith(HUB_PREFIX):
-        return [_load_hub(source, text_column)]
-    if any((Path(source).expanduser() / name).is_file() for name in _SAVED):
-        return [_load_saved(source, text_column)]
+        path, name, split = hub_address(source)
+        loaded = load_dataset(path, name, split=split)
+        return [_documents_only(loaded, text_column, f"data source {source!r}")]
+    if is_saved(source):
+        return [_documents_only(load_saved(source), text_column, f"data source {source!r}")]
+    return [
+        _load_files(builder, files, text_column)
+        for builder, files in files_by_builder(source).items()
+    ]
+
+
+def is_saved(source: str) -> bool:
+    """Whether `Dataset.save_to_disk` wrote the folder."""
+    return any((Path(source).expanduser() / name).is_file() for name in _SAVED)
+
+
+def files_by_builder(source: str) -> dict[str, list[str]]:
+    """Files that a path or pattern names, by the `datasets` builder that reads them."""
     files_of: dict[str, list[str]] = {}
     for file in _matching_files(source):
         files_of.setdefault(_builder(file), []).append(str(file))
-    return [_load_files(builder, files, text_column) for builder, files in files_of.items()]
+    return files_of
 
 
 def _matching_files(source: str) -> list[Path]:
@@ -108,15 +134,29 @@ def _builder(file: Path) -> str:
 
 
 def _load_files(builder: str, files: list[str], text_column: str) -> Dataset:
-    what = f"data file {files[0]!r}" if len(files) == 1 else f"one of {len(files)} {builder} files"
-    options = {"sample_by": "document"} if builder == "text" else {}
     try:
-        loaded = load_dataset(builder, data_files=files, split="train", **options)
+        loaded = load_dataset(**file_options(builder, files))
     except (DatasetGenerationError, pyarrow.ArrowInvalid) as error:
-        if (damaged := _damaged_file(builder, files)) is not None:
-            raise ValueError(damaged) from error
-        raise ValueError(f"{what} cannot be read: {_short(error.__cause__ or error)}") from error
-    return _documents_only(loaded, "text" if builder == "text" else text_column, what)
+        raise ValueError(unreadable(builder, files, error)) from error
+    column = "text" if builder == "text" else text_column
+    return _documents_only(loaded, column, name_of(builder, files))
+
+
+def file_options(builder: str, files: list[str]) -> dict[str, Any]:
+    """Arguments of `load_dataset` for files of one builder."""
+    options = {"sample_by": "document"} if builder == "text" else {}
+    return {"path": builder, "data_files": files, "split": "train", **options}
+
+
+def name_of(builder: str, files: list[str]) -> str:
+    """How a sentence names files of one builder."""
+    return f"data file {files[0]!r}" if len(files) == 1 else f"one of {len(files)} {builder} files"
+
+
+def unreadable(builder: str, files: list[str], error: BaseException) -> str:
+    """A sentence that names the damaged file if it can be found, else the files and the error."""
+    damaged = _damaged_file(builder, files)
+    return damaged or f"{name_of(builder, files)} cannot be read: {short(error.__cause__ or error)}"
 
 
 def _damaged_file(builder: str, files: list[str]) -> str | None:
@@ -132,7 +172,7 @@ def _damaged_file(builder: str, files: list[str]) -> str | None:
                     for number, line in enumerate(lines, 1):
                         _check_json_line(line, f"line {number} of data file {file!r}")
         except (pyarrow.ArrowInvalid, OSError, EOFError) as error:
-            return f"data file {file!r} is damaged: {_short(error)}"
+            return f"data file {file!r} is damaged: {short(error)}"
         except ValueError as error:
             return str(error)
     return None
@@ -149,42 +189,52 @@ def _check_json_line(line: bytes, what: str) -> None:
         raise ValueError(f"{what} is {type(value).__name__}, not an object of named columns")
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """The text of an error, in at most 200 characters of one line."""
     return textwrap.shorten(str(error), 200, placeholder=" ...")
 
 
-def _load_saved(source: str, text_column: str) -> Dataset:
+def load_saved(source: str) -> Dataset:
+    """What `Dataset.save_to_disk` wrote, memory-mapped; of several splits, `train`."""
     what = f"data source {source!r}"
     try:
         loaded = load_from_disk(str(Path(source).expanduser()))
     except (OSError, ValueError, pyarrow.ArrowInvalid) as error:
-        raise ValueError(f"{what} cannot be read: {_short(error)}") from error
+        raise ValueError(f"{what} cannot be read: {short(error)}") from error
     if isinstance(loaded, DatasetDict):
         if "train" not in loaded:
             raise ValueError(f"{what} has the splits {', '.join(loaded)}; one must be train")
         loaded = loaded["train"]
-    return _documents_only(loaded, text_column, what)
+    return loaded
 
 
-def _load_hub(source: str, text_column: str) -> Dataset:
+def hub_address(source: str) -> tuple[str, str | None, str]:
+    """Path, configuration and split that `hub:OWNER/NAME[/CONFIG][:SPLIT]` names."""
     name, _, split = source.removeprefix(HUB_PREFIX).partition(":")
     owner, _, rest = name.partition("/")
     dataset, _, config = rest.partition("/")
     if not (owner and dataset):
         raise ValueError(f"data source {source!r} must read hub:OWNER/NAME[/CONFIG][:SPLIT]")
-    loaded = load_dataset(f"{owner}/{dataset}", config or None, split=split or "train")
-    return _documents_only(loaded, text_column, f"data source {source!r}")
+    return f"{owner}/{dataset}", config or None, split or "train"
+
+
+def columns_of_documents(names: Sequence[str], text_column: str, what: str) -> tuple[str, ...]:
+    """Which of the columns are read: the text's, or those of conversations."""
+    if text_column in names:
+        return (text_column,)
+    for kind in (MESSAGES, PROMPT):
+        if set(kind) <= set(names):
+            return kind
+    raise ValueError(
+        f"{what} has no column {text_column!r}; text_column must be one of "
+        f"{', '.join(names)}, or the rows have messages or prompt and completion"
+    )
 
 
 def _documents_only(loaded: Dataset, text_column: str, what: str) -> Dataset:
-    if text_column not in loaded.column_names:
-        for kind in (MESSAGES, PROMPT):
-            if set(kind) <= set(loaded.column_names):
-                return loaded.select_columns(list(kind))
-        raise ValueError(
-            f"{what} has no column {text_column!r}; text_column must be one of "
-            f"{', '.join(loaded.column_names)}, or the rows have messages or prompt and completion"
-        )
+    columns = columns_of_documents(loaded.column_names, text_column, what)
+    if columns != (text_column,):
+        return loaded.select_columns(list(columns))
     dtype = getattr(loaded.features[text_column], "dtype", None)
     if dtype not in ("string", "large_string"):
         raise ValueError(f"column {text_column!r} of {what} holds {dtype or 'lists'}, not text")

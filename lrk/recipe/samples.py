@@ -5,7 +5,8 @@ documents, are packed: laid end to end and cut into samples. A packed sample kee
 its documents, across which nothing is attended to or predicted.
 """
 
-from typing import NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -30,6 +31,14 @@ class Sample(TypedDict):
     input_ids: Tensor
     segment_lengths: list[Tensor]
     is_label: NotRequired[Tensor]
+
+
+class Piece(NamedTuple):
+    """A stretch of one document: tokens (S,) int64, segments (N,) that sum to S, labels (S,)."""
+
+    input_ids: Tensor
+    segment_lengths: Tensor
+    is_label: Tensor | None
 
 
 class Samples(torch.utils.data.Dataset[Sample]):
@@ -59,7 +68,8 @@ class Samples(torch.utils.data.Dataset[Sample]):
         whole = _whole_pieces(lengths, length)
         pieces = np.concatenate([whole, _packed_pieces(lengths, length)]) if pack else whole
         if len(pieces) == 0:
-            raise ValueError(_too_short(lengths, length, pack))
+            longest = int(lengths.max(initial=0))
+            raise ValueError(too_short(len(lengths), int(lengths.sum()), longest, length, pack))
         self._pieces = pieces
         # Samples hold `length` tokens each, so the running total of the pieces tells whose each is.
         self._sample_of_piece = (np.cumsum(pieces[:, 2]) - 1) // length
@@ -74,20 +84,33 @@ class Samples(torch.utils.data.Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         first, last = np.searchsorted(self._sample_of_piece, [index, index + 1])
-        token_ids, segments, is_label = [], [], []
-        for document, start, length in self._pieces[first:last].tolist():
-            row = self._documents[document]
-            piece = slice(start, start + length)
-            token_ids.append(torch.from_numpy(row["input_ids"][piece]))
-            segments.append(torch.from_numpy(clip_segments(row["segment_lengths"], start, length)))
-            if "is_label" in row:
-                is_label.append(torch.from_numpy(row["is_label"][piece]))
-        sample: Sample = {
-            "index": index,
-            "input_ids": torch.cat(token_ids).long(),
-            "segment_lengths": segments,
-        }
-        return {**sample, "is_label": torch.cat(is_label)} if is_label else sample
+        pieces = [
+            piece_of(self._documents[document], start, length)
+            for document, start, length in self._pieces[first:last].tolist()
+        ]
+        return sample_of(index, pieces)
+
+
+def piece_of(document: Mapping[str, NDArray], start: int, length: int) -> Piece:
+    """Tokens `[start, start + length)` of a tokenized document, copied."""
+    taken = slice(start, start + length)
+    segments = clip_segments(document["segment_lengths"], start, length)
+    return Piece(
+        torch.from_numpy(document["input_ids"][taken]).long(),
+        torch.from_numpy(segments),
+        torch.from_numpy(document["is_label"][taken]).clone() if "is_label" in document else None,
+    )
+
+
+def sample_of(index: int, pieces: Sequence[Piece]) -> Sample:
+    """Lay pieces end to end."""
+    sample: Sample = {
+        "index": index,
+        "input_ids": torch.cat([piece.input_ids for piece in pieces]),
+        "segment_lengths": [piece.segment_lengths for piece in pieces],
+    }
+    is_label = [piece.is_label for piece in pieces if piece.is_label is not None]
+    return {**sample, "is_label": torch.cat(is_label)} if is_label else sample
 
 
 def _document_lengths(documents: Dataset) -> NDArray[np.int64]:
@@ -123,13 +146,14 @@ def _packed_pieces(lengths: NDArray[np.int64], length: int) -> NDArray[np.int64]
     return np.stack([document, start_in_document, cuts - starts], axis=1)
 
 
-def _too_short(lengths: NDArray[np.int64], length: int, pack: bool) -> str:
+def too_short(documents: int, tokens: int, longest: int, length: int, pack: bool) -> str:
+    """The sentence for documents that do not fill one sample."""
     if pack:
         return (
-            f"the {len(lengths):,} documents hold {int(lengths.sum()):,} tokens together, but one "
+            f"the {documents:,} documents hold {tokens:,} tokens together, but one "
             f"sample of train_length needs {length:,}"
         )
     return (
-        f"the longest of {len(lengths):,} documents has {int(lengths.max(initial=0)):,} tokens, "
+        f"the longest of {documents:,} documents has {longest:,} tokens, "
         f"but a sample that is not packed needs train_length {length:,}"
     )

@@ -1,6 +1,7 @@
 """Token ids: documents become `input_ids` and the lengths of their segments."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
@@ -42,20 +43,9 @@ def tokenize(
     """
     ends = sentence_ends(tokenizer)
     is_text = "text" in documents.column_names
-    if not is_text and not tokenizer.is_fast:
-        raise ValueError(
-            "the data hold conversations, and the tokenizer is a slow one that does not say where "
-            "in the text its tokens are; take a fast tokenizer"
-        )
-
-    def rows(batch: Columns) -> Columns:
-        if is_text:
-            return _text_rows(batch["text"], tokenizer, ends)
-        examples = (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
-        return _conversation_rows(examples, tokenizer, ends, assistant_only)
-
+    check_tokenizer(tokenizer, is_text)
     tokenized = documents.map(
-        rows,
+        partial(tokenized_rows, tokenizer=tokenizer, ends=ends, assistant_only=assistant_only),
         batched=True,
         batch_size=100,
         num_proc=num_proc,
@@ -66,6 +56,25 @@ def tokenize(
     if len(tokenized) == 0:
         raise ValueError(f"none of the {len(documents):,} documents holds text")
     return tokenized
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, is_text: bool) -> None:
+    """Refuse a tokenizer that cannot tell where in a conversation its tokens are."""
+    if not is_text and not tokenizer.is_fast:
+        raise ValueError(
+            "the data hold conversations, and the tokenizer is a slow one that does not say where "
+            "in the text its tokens are; take a fast tokenizer"
+        )
+
+
+def tokenized_rows(
+    batch: Columns, tokenizer: PreTrainedTokenizerBase, ends: SentenceEnds, assistant_only: bool
+) -> Columns:
+    """Columns of `tokenize` for some documents, less those without text."""
+    if "text" in batch:
+        return _text_rows(batch["text"], tokenizer, ends)
+    examples = (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
+    return _conversation_rows(examples, tokenizer, ends, assistant_only)
 
 
 def _text_rows(

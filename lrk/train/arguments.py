@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 import yaml
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from lrk.positions import SAMPLERS
 from lrk.train.nearest import did_you_mean
@@ -14,6 +15,7 @@ from lrk.train.nearest import did_you_mean
 KERNELS = ("rope", "attention", "cross_entropy")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 TRAIN_SHARE = 0.3
+SHUFFLE_BUFFER = 256
 
 # How a run was started, not what it is: left out of the resolved configuration.
 _ACTIONS = frozenset({"dry_run", "overwrite_output_dir", "resume_from_checkpoint"})
@@ -62,6 +64,19 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         default=True, metadata=_help("pack short documents and the ends of long ones into samples")
     )
     dataset_num_proc: int | None = field(default=None, metadata=_help("processes that tokenize"))
+    streaming: bool = field(
+        default=False,
+        metadata=_help(
+            "read the data as training goes (they may exceed the disk); needs max_steps"
+        ),
+    )
+    shuffle_buffer: int | None = field(
+        default=None,
+        metadata=_help(
+            f"samples of a stream among which the next is drawn (default: {SHUFFLE_BUFFER}); 0 "
+            "leaves them in order"
+        ),
+    )
 
     target_length: int = field(default=131_072, metadata=_help("window to reach, in tokens"))
     train_length: int = field(  # type: ignore[assignment]
@@ -132,13 +147,17 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         self._resolve()
         self._check()
         super().__post_init__()
-        self._as_made = self.to_dict()
+        assert isinstance(self.accelerator_config, AcceleratorConfig)
+        if self.accelerator_config.dispatch_batches is None:
+            # accelerate's own choice is true for a stream.
+            self.accelerator_config.dispatch_batches = False
+        self._as_made: dict[str, Any] = self.to_dict()
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} GPUs, over which packed documents cannot be "
                 f"split: start one process a GPU, torchrun --nproc_per_node {self.n_gpu}"
             )
-        if getattr(self.accelerator_config, "dispatch_batches", False):
+        if self.accelerator_config.dispatch_batches:
             raise ValueError(
                 "accelerator_config.dispatch_batches must not be true: it slices batches by row, "
                 "and the boundaries of packed documents have no rows"
@@ -156,6 +175,8 @@ class LrkTrainingArguments(transformers.TrainingArguments):
             self.bf16 = not self.fp16 and _multiplies_bf16(self.use_cpu)
         if self.train_length is None:
             self.train_length = round(TRAIN_SHARE * self.target_length)
+        if self.streaming and self.shuffle_buffer is None:
+            self.shuffle_buffer = SHUFFLE_BUFFER
         for kernel in self.kernels:
             _require_one_of("kernels", kernel, KERNELS)
         self.kernels = {kernel: self.kernels.get(kernel, True) for kernel in KERNELS}
@@ -197,8 +218,36 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"eval_lengths is {self.eval_lengths}; each must be at least train_length "
                 f"{self.train_length}"
             )
+        self._check_streaming()
         self._check_attention()
         self._check_conflicts()
+
+    def _check_streaming(self) -> None:
+        if not self.streaming:
+            if self.shuffle_buffer is not None:
+                raise ValueError(
+                    f"shuffle_buffer is {self.shuffle_buffer} without streaming; samples that are "
+                    "prepared beforehand are shuffled as a whole, so leave it empty"
+                )
+            return
+        if self.max_steps <= 0:
+            raise ValueError(
+                f"max_steps is {self.max_steps} with streaming; it must be positive, because a "
+                "stream does not say how many samples it holds"
+            )
+        if self.shuffle_buffer is not None and self.shuffle_buffer < 0:
+            raise ValueError(f"shuffle_buffer is {self.shuffle_buffer}; it must be 0 or positive")
+        if self.dataloader_num_workers > 1:
+            raise ValueError(
+                f"dataloader_num_workers is {self.dataloader_num_workers} with streaming; it must "
+                "be 0 or 1, because where a sample begins depends on every document before it, so "
+                "each worker would read and tokenize all of them"
+            )
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r} with streaming; the "
+                "order of a stream is set by shuffle_buffer alone"
+            )
 
     def _check_attention(self) -> None:
         if self.kernels["attention"]:

@@ -119,9 +119,14 @@ class WholeCheckpoints(Trainer):
         """Not while the checkpoint has a temporary name: `_save_checkpoint` does it afterwards."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """transformers would take one more step where the last one of a run is resumed from."""
+        """transformers would take one more step where the last one of a run is resumed from.
+
+        Of a stream it would also begin epochs for ever.
+        """
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As in transformers, but a run is the same with it and without: randomness is put back."""

@@ -1,12 +1,13 @@
 """What a run would do: its arguments, its tokens, one sample with its positions, its memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from lrk.recipe import Placement, Samples
+from lrk.recipe import Placement, Sample, Samples, SampleStream
 from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.lora import add_lora
@@ -31,38 +32,51 @@ def dry_run(arguments: LrkTrainingArguments) -> str:
     tokenizer = load_tokenizer(arguments, config)
     samples, _ = load_samples(arguments, tokenizer)
     placement = training_placement(arguments)
+    surveyed = _surveyed(samples)
     return "\n".join(
         [
             arguments.to_yaml(),
-            *_token_plan(arguments, samples, placement),
+            *_token_plan(arguments, samples, surveyed, placement),
             "",
-            *_one_sample(samples, placement, tokenizer),
+            *_one_sample(surveyed, placement, tokenizer),
             "",
             *_memory(arguments, config),
         ]
     )
 
 
+def _surveyed(samples: Samples | SampleStream) -> list[Sample]:
+    if isinstance(samples, SampleStream):
+        return list(islice(samples, SURVEYED_SAMPLES))
+    return [samples[index] for index in range(min(SURVEYED_SAMPLES, len(samples)))]
+
+
 def _token_plan(
-    arguments: LrkTrainingArguments, samples: Samples, placement: Placement
+    arguments: LrkTrainingArguments,
+    samples: Samples | SampleStream,
+    surveyed: Sequence[Sample],
+    placement: Placement,
 ) -> Iterator[str]:
     batch = (
         arguments.per_device_train_batch_size
         * arguments.gradient_accumulation_steps
         * arguments.world_size
     )
-    steps = arguments.max_steps
-    if steps <= 0:
-        steps = math.ceil(arguments.num_train_epochs * math.ceil(len(samples) / batch))
-    surveyed = [
-        int(placement.position_ids(samples[index])[-1])
-        for index in range(min(SURVEYED_SAMPLES, len(samples)))
-    ]
-    skipping = [last for last in surveyed if last >= samples.length]
+    lasts = [int(placement.position_ids(sample)[-1]) for sample in surveyed]
+    skipping = [last for last in lasts if last >= samples.length]
     yield "Token plan"
-    yield f"  samples          {len(samples):,} of {samples.length:,} tokens"
-    yield f"  packed           {samples.num_packed:,} hold more than one document"
-    yield f"  tokens           {samples.num_tokens:,} used, {samples.num_unused_tokens:,} left over"
+    if isinstance(samples, SampleStream):
+        steps = arguments.max_steps
+        packed = sum(len(sample["segment_lengths"]) > 1 for sample in surveyed)
+        yield f"  samples          of {samples.length:,} tokens; a stream does not say how many"
+        yield f"  packed           {packed:,} of the first {len(surveyed):,}"
+        yield f"  shuffled         among {samples.shuffle_buffer:,} samples"
+    else:
+        steps = _steps(arguments, len(samples), batch)
+        left_over = samples.num_unused_tokens
+        yield f"  samples          {len(samples):,} of {samples.length:,} tokens"
+        yield f"  packed           {samples.num_packed:,} hold more than one document"
+        yield f"  tokens           {samples.num_tokens:,} used, {left_over:,} left over"
     yield f"  a step           {batch:,} samples, {batch * samples.length:,} tokens"
     yield f"  steps            {steps:,}, {steps * batch * samples.length:,} tokens in all"
     yield (
@@ -76,17 +90,22 @@ def _token_plan(
         )
 
 
+def _steps(arguments: LrkTrainingArguments, samples: int, batch: int) -> int:
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    return math.ceil(arguments.num_train_epochs * math.ceil(samples / batch))
+
+
 def _one_sample(
-    samples: Samples, placement: Placement, tokenizer: PreTrainedTokenizerBase
+    surveyed: Sequence[Sample], placement: Placement, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
     """The first sample that skips, segment by segment; the first one if none does."""
-    surveyed = range(min(SURVEYED_SAMPLES, len(samples)))
-    chosen = next(
-        (i for i in surveyed if int(placement.position_ids(samples[i])[-1]) >= samples.length), 0
+    laid_out = ((sample, placement.position_ids(sample)) for sample in surveyed)
+    sample, positions = next(
+        (pair for pair in laid_out if int(pair[1][-1]) >= len(pair[1])),
+        (surveyed[0], placement.position_ids(surveyed[0])),
     )
-    sample = samples[chosen]
-    positions = placement.position_ids(sample)
-    yield f"Sample {chosen}, epoch 0: positions and text of each segment"
+    yield f"Sample {sample['index']}, epoch 0: positions and text of each segment"
     start = 0
     segments = torch.cat(sample["segment_lengths"]).tolist()
     for length in segments[:SHOWN_SEGMENTS]:

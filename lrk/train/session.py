@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 from peft import PeftModel
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lrk.env import environment
 from lrk.hf import patch
-from lrk.recipe import Samples, load_documents, tokenize
+from lrk.recipe import Samples, SampleStream, load_documents, stream_documents, tokenize
 from lrk.train import atomic, run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import extend
@@ -46,7 +47,7 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
 
 def load_samples(
     arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Samples, Samples | None]:
+) -> tuple[Samples | SampleStream, Samples | None]:
     """The samples to train on, and those to evaluate on, if there are any."""
     if arguments.eval_strategy != "no" and not arguments.eval_data:
         raise ValueError(
@@ -61,16 +62,34 @@ def load_samples(
         return Samples(tokenized, arguments.train_length, pack)
 
     with arguments.main_process_first(desc="preparing the data"):
-        samples = samples_of(arguments.data, arguments.pack)
+        samples = (
+            _stream(arguments, tokenizer)
+            if arguments.streaming
+            else samples_of(arguments.data, arguments.pack)
+        )
         # A packed sample would not span the length that it is evaluated at.
         evaluation = samples_of(arguments.eval_data, False) if arguments.eval_data else None
     return samples, evaluation
 
 
+def _stream(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> SampleStream:
+    stream = SampleStream(
+        stream_documents(arguments.data, arguments.text_column),
+        tokenizer,
+        arguments.train_length,
+        arguments.pack,
+        arguments.assistant_only,
+        arguments.shuffle_buffer or 0,
+        arguments.seed if arguments.data_seed is None else arguments.data_seed,
+    )
+    next(stream.one_pass(count()))  # Data that make no sample show before the weights are loaded.
+    return stream
+
+
 def build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    samples: Samples,
+    samples: Samples | SampleStream,
     arguments: LrkTrainingArguments,
     evaluation: Samples | None = None,
 ) -> LrkTrainer:

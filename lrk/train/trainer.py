@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.training_args import TrainingArguments
 
-from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples
+from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples, SampleStream
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.atomic import write_text
 from lrk.train.finite import SAMPLE_INDICES, FiniteSteps
@@ -26,12 +26,13 @@ from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memor
 
 
 class LrkTrainer(FiniteSteps):
-    """`transformers.Trainer` on `Samples`.
+    """`transformers.Trainer` on `Samples` or a `SampleStream`.
 
     Args:
         model: patched by `lrk.patch`, unless `arguments.position_method` is contiguous.
         tokenizer: saved with each checkpoint.
         samples: to train on; positions follow from (`arguments.seed`, epoch, index).
+            A stream has no end, so it stays in epoch 0, and its indices run on.
         arguments: of the run.
         evaluation: samples to evaluate on at each of `arguments.eval_lengths`, under the names
             `eval_LENGTH_loss`.
@@ -45,7 +46,7 @@ class LrkTrainer(FiniteSteps):
         self,
         model: PreTrainedModel | nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        samples: Samples,
+        samples: Samples | SampleStream,
         arguments: LrkTrainingArguments,
         evaluation: Samples | None = None,
     ) -> None:
