@@ -27,6 +27,7 @@ class Throughput(TrainerCallback):
 
     def __init__(self) -> None:
         self.tokens = 0
+        self.first_step: int | None = None  # where this start of the run began
         self._seconds = 0.0
         self._mark = time.perf_counter()
 
@@ -36,7 +37,10 @@ class Throughput(TrainerCallback):
         self.tokens, self._seconds = 0, 0.0
         return rate
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *others: Any, **kwargs: Any
+    ) -> None:
+        self.first_step = state.global_step
         self.tokens, self._seconds = 0, 0.0
         self._mark = time.perf_counter()
 

@@ -73,7 +73,7 @@ class LrkTrainer(FiniteSteps):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.state.global_step == self._initial_global_step:
+        if self.state.global_step == self.throughput.first_step:
             logs.pop("train_loss", None)  # of no steps
         if "loss" in logs:
             logs["tokens_per_second"] = self.throughput.read()

@@ -3,6 +3,7 @@ import math
 from types import SimpleNamespace
 
 import torch
+from transformers import TrainerState, TrainingArguments
 
 from lrk.train.loss_curve import draw_loss_curve
 from lrk.train.telemetry import MetricsFile, Throughput, peak_memory_gib, read_metrics
@@ -12,7 +13,7 @@ def test_throughput_counts_steps_but_not_evaluations_or_saves(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("lrk.train.telemetry.time.perf_counter", lambda: clock.now)
     throughput = Throughput()
-    throughput.on_train_begin()
+    throughput.on_train_begin(TrainingArguments(), TrainerState())
     assert math.isnan(throughput.read())
     for pause in (throughput.on_evaluate, throughput.on_save):
         throughput.tokens += 100
