@@ -26,19 +26,24 @@ def write_corpus(folder: Path, documents: int) -> None:
         (folder / f"{number}.txt").write_text(prose(5 + number % 36, number))
 
 
-def write_model(folder: Path) -> None:
-    """A Llama of two layers, hidden size 32, with 64 positions, and its tokenizer."""
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, the kind of GPT-2, Llama 3, Qwen2 and SmolLM2; adds no special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
+        vocab_size=vocab_size,
         special_tokens=["<end>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([prose(200, 0)], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(folder)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+
+
+def write_model(folder: Path) -> None:
+    """A Llama of two layers, hidden size 32, with 64 positions, and its tokenizer."""
+    train_tokenizer([prose(200, 0)], 320).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=320,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lrk.eval.haystack import FILLER, Essay
 from lrk.eval.materials import Materials
 from lrk.eval.prompt import Encoder
 from lrk.eval.words import Words
+from studies.tiny import train_tokenizer
 
 SENTENCES = [
     FILLER,
@@ -30,17 +30,7 @@ SENTENCES = [
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=640,
-        special_tokens=["<end>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    return train_tokenizer(SENTENCES * 4, 640)
 
 
 @pytest.fixture(scope="session")

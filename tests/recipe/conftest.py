@@ -8,6 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from studies.tiny import train_tokenizer
+
 ENGLISH = (
     "The pass is closed. Nobody crossed it in winter! Who would? It costs 3.14 crowns, says\n"
     'os.path.join. "Go home." he said. (They went.) The end.\n\nA new chapter begins here.\n'
@@ -27,17 +29,7 @@ def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.fixture(scope="session")
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE, the kind of GPT-2, Llama 3, Qwen2 and SmolLM2; adds no special tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        special_tokens=["<end>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([ENGLISH, CHINESE] * 20, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    return train_tokenizer([ENGLISH, CHINESE] * 20, 600)
 
 
 @pytest.fixture(scope="session")
