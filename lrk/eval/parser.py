@@ -14,7 +14,7 @@ from transformers import HfArgumentParser
 
 from lrk.eval.arguments import EvalArguments
 from lrk.train.nearest import did_you_mean
-from lrk.train.parser import option_words, read_yaml, underscored
+from lrk.train.parser import option_words, parsed, read_yaml, split_file, underscored
 
 
 def parse(argv: Sequence[str]) -> EvalArguments:
@@ -25,20 +25,10 @@ def parse(argv: Sequence[str]) -> EvalArguments:
             the wrong type, or a file that is no mapping.
     """
     parser = _Parser()
-    files = [word for word in argv if word.endswith((".yaml", ".yml")) and word[0] != "-"]
-    if len(files) > 1:
-        raise ValueError(
-            f"there are {len(files)} configuration files: {', '.join(files)}; give one"
-        )
-    words = [word for file in files for word in _words_of_file(Path(file), parser.keys)]
-    words += [underscored(word) for word in argv if word not in files]
-    namespace, rest = parser.parse_known_args(words)
-    if rest:
-        key = rest[0].partition("=")[0]
-        if not key.startswith("--"):
-            raise ValueError(f"{rest[0]!r} is neither a key nor the value of one")
-        raise ValueError(f"unknown key {key!r}{did_you_mean(key, parser.keys)}")
-    return EvalArguments(**vars(namespace))
+    paths, options = split_file(argv)
+    words = [word for path in paths for word in _words_of_file(path, parser.keys)]
+    words += [underscored(word) for word in options]
+    return EvalArguments(**parsed(parser, words, parser.keys))
 
 
 class _Parser(HfArgumentParser):

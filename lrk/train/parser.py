@@ -5,7 +5,7 @@ value means the same in both places: `1e-5`, which YAML takes for text, is a num
 """
 
 import json
-from argparse import SUPPRESS, Action, ArgumentTypeError, _ArgumentGroup
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, _ArgumentGroup
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -38,24 +38,41 @@ def parse(argv: Sequence[str]) -> LrkTrainingArguments:
 def given(argv: Sequence[str]) -> dict[str, Any]:
     """The values that the file and the command line give, by argument, in their types."""
     parser = _Parser()
+    paths, options = split_file(argv)
+    if not paths and options and options[0][:1] not in ("-", ""):
+        paths = [preset(options.pop(0))]
+    words = [word for path in paths for word in _words_of_file(path, parser)]
+    words += [underscored(word) for word in options]
+    return _nested(parsed(parser, words, parser.keys), parser)
+
+
+def split_file(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The configuration file, none or one, and the other words.
+
+    Raises:
+        ValueError: if there are several.
+    """
     files = [word for word in argv if word.endswith((".yaml", ".yml")) and word[0] != "-"]
     if len(files) > 1:
         raise ValueError(
             f"there are {len(files)} configuration files: {', '.join(files)}; give one"
         )
-    options = [word for word in argv if word not in files]
-    paths = [Path(file) for file in files]
-    if not files and options and options[0][:1] not in ("-", ""):
-        paths = [preset(options.pop(0))]
-    words = [word for path in paths for word in _words_of_file(path, parser)]
-    words += [underscored(word) for word in options]
+    return [Path(file) for file in files], [word for word in argv if word not in files]
+
+
+def parsed(parser: ArgumentParser, words: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+    """What `words` give, by argument.
+
+    Raises:
+        ValueError: for a word that `parser` does not know, with the nearest of its `keys`.
+    """
     namespace, rest = parser.parse_known_args(words)
     if rest:
         key = rest[0].partition("=")[0]
         if not key.startswith("--"):
             raise ValueError(f"{rest[0]!r} is neither a key nor the value of one")
-        raise ValueError(f"unknown key {key!r}{did_you_mean(key, parser.keys)}")
-    return _nested(vars(namespace), parser)
+        raise ValueError(f"unknown key {key!r}{did_you_mean(key, keys)}")
+    return vars(namespace)
 
 
 class _Parser(HfArgumentParser):
