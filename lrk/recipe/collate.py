@@ -1,12 +1,13 @@
 """Batches: samples become the arguments of a patched model's forward."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from lrk.recipe.placement import Placement
+from lrk.recipe.placement import PlacedSample, Placement
+from lrk.recipe.samples import Sample
 
 IGNORE_INDEX = -100
 
@@ -47,26 +48,24 @@ class Collator:
         """Draw positions for this epoch, from the next batch that is collated."""
         self._epoch.fill_(epoch)
 
-    def __call__(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+    def __call__(self, samples: Sequence[Sample | PlacedSample]) -> Batch:
         epoch = int(self._epoch)
-        position_ids = [
-            sample["position_ids"]
-            if "position_ids" in sample
-            else self.placement.position_ids(sample, epoch)  # type: ignore[arg-type]
+        placed = [
+            sample if "position_ids" in sample else self.placement.placed(sample, epoch)
             for sample in samples
         ]
         lengths = torch.tensor(
-            [int(document.sum()) for sample in samples for document in sample["segment_lengths"]]
+            [int(document.sum()) for sample in placed for document in sample["segment_lengths"]]
         )
         cu_seq_lens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        input_ids = torch.stack([sample["input_ids"] for sample in samples])
+        input_ids = torch.stack([sample["input_ids"] for sample in placed])
         labels = input_ids.flatten().index_fill(0, cu_seq_lens[:-1], IGNORE_INDEX)
-        if "is_label" in samples[0]:
-            is_label = torch.cat([sample["is_label"] for sample in samples])
+        if "is_label" in placed[0]:
+            is_label = torch.cat([sample["is_label"] for sample in placed])
             labels = labels.masked_fill(~is_label, IGNORE_INDEX)
         return {
             "input_ids": input_ids,
-            "position_ids": torch.stack(position_ids),
+            "position_ids": torch.stack([sample["position_ids"] for sample in placed]),  # type: ignore[typeddict-item]
             "labels": labels.view_as(input_ids),
             "cu_seq_lens_q": cu_seq_lens.int(),
             "cu_seq_lens_k": cu_seq_lens.int(),

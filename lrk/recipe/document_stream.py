@@ -35,6 +35,7 @@ class _Part:
     rows: Iterable[Row]
     what: str
     text_column: str
+    source: int
     builder: str = ""
     files: Sequence[str] = ()
 
@@ -80,8 +81,13 @@ class DocumentStream:
         self.column_names: list[str] = list(kinds[0]) if kinds else ["text"]
 
     def __iter__(self) -> Iterator[Row]:
+        return (row for _, row in self.with_sources())
+
+    def with_sources(self) -> Iterator[tuple[int, Row]]:
+        """Each document with the number of the source that it came from."""
         for part, columns in self._parts:
-            yield from part.documents(columns)
+            for row in part.documents(columns):
+                yield part.source, row
 
 
 def stream_documents(sources: Sequence[str], text_column: str = "text") -> DocumentStream:
@@ -96,25 +102,33 @@ def stream_documents(sources: Sequence[str], text_column: str = "text") -> Docum
             reached.
     """
     check_sources(sources)
-    return DocumentStream([part for source in sources for part in _open(source, text_column)])
+    return DocumentStream(
+        [
+            part
+            for number, source in enumerate(sources)
+            for part in _open(source, text_column, number)
+        ]
+    )
 
 
-def _open(source: str, text_column: str) -> list[_Part]:
+def _open(source: str, text_column: str, number: int) -> list[_Part]:
     what = f"data source {source!r}"
     if source.startswith(HUB_PREFIX):
         path, name, split = hub_address(source)
-        return [_Part(load_dataset(path, name, split=split, streaming=True), what, text_column)]
+        return [
+            _Part(load_dataset(path, name, split=split, streaming=True), what, text_column, number)
+        ]
     if is_saved(source):
-        return [_Part(load_saved(source).to_iterable_dataset(), what, text_column)]
+        return [_Part(load_saved(source).to_iterable_dataset(), what, text_column, number)]
     return [
-        _open_files(builder, files, "text" if builder == "text" else text_column)
+        _open_files(builder, files, "text" if builder == "text" else text_column, number)
         for builder, files in files_by_builder(source).items()
     ]
 
 
-def _open_files(builder: str, files: list[str], text_column: str) -> _Part:
+def _open_files(builder: str, files: list[str], text_column: str, number: int) -> _Part:
     try:
         rows = load_dataset(**file_options(builder, files), streaming=True)
     except _READ_ERRORS as error:
         raise ValueError(unreadable(builder, files, error)) from error
-    return _Part(rows, name_of(builder, files), text_column, builder, files)
+    return _Part(rows, name_of(builder, files), text_column, number, builder, files)

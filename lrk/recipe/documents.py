@@ -22,6 +22,7 @@ from datasets.exceptions import DatasetGenerationError
 from fsspec.core import open as open_any
 
 from lrk.recipe.conversations import MESSAGES, PROMPT
+from lrk.recipe.prepared import is_prepared
 
 HUB_PREFIX = "hub:"
 FEATURES = Features({"text": Value("string")})
@@ -95,6 +96,22 @@ def is_saved(source: str) -> bool:
     return any((Path(source).expanduser() / name).is_file() for name in _SAVED)
 
 
+def local_files(sources: Sequence[str]) -> dict[str, int]:
+    """The bytes of every file that the sources name; what `Dataset.save_to_disk` wrote counts too.
+
+    Raises:
+        ValueError: as `load_documents`.
+    """
+    check_sources(sources)
+    paths = [
+        path
+        for source in sources
+        if not source.startswith(HUB_PREFIX)
+        for path in _matching_files(source)
+    ]
+    return {str(path): path.stat().st_size for path in paths}
+
+
 def files_by_builder(source: str) -> dict[str, list[str]]:
     """Files that a path or pattern names, by the `datasets` builder that reads them."""
     files_of: dict[str, list[str]] = {}
@@ -107,6 +124,10 @@ def _matching_files(source: str) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
+    if is_prepared(path):
+        raise ValueError(
+            f"data source {source!r} holds token ids that lrk-data prepared, not documents"
+        )
     if path.is_dir():
         root, pattern = path, "**/*"
     elif _GLOB_CHARACTERS & set(source):

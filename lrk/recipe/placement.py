@@ -1,7 +1,12 @@
-"""Placement: the positions that the tokens of a sample are given, drawn anew in every epoch."""
+"""Placement: the positions that the tokens of a sample are given, drawn anew in every epoch.
+
+Usually the text of a sample is fixed, and its positions are drawn. With the selection `positions`
+it is the other way round: a sample comes with n tokens of a document, up to `Lt`, of which the ones
+at the positions are taken, as CREAM does (2406.07138, 3.2).
+"""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +14,12 @@ from torch import Generator, Tensor
 
 from lrk import positions
 from lrk.recipe.samples import Sample, Samples
+
+
+class PlacedSample(Sample):
+    """A sample of S tokens with `position_ids` (S,) int64."""
+
+    position_ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -24,31 +35,86 @@ class Placement:
         contiguous_share: the probability that a sample keeps ordinary positions, so that the model
             does not forget short contexts.
         seed: of the run.
+        train_length: `Ls`, tokens of a sample; longer ones are read at the positions drawn. None
+            keeps all tokens of all samples.
+        ending: token ids that end every sample, predicted like all others; `endprompt` puts
+            them at the end of the target.
+        pin_end: end every text of several sentences at `target_length - 1`; for longrecipe alone.
     """
 
     target_length: int
     method: str = "longrecipe"
     contiguous_share: float = 0.0
     seed: int = 0
+    train_length: int | None = None
+    pin_end: bool = False
+    ending: tuple[int, ...] = ()
+
+    def placed(self, sample: Sample, epoch: int = 0) -> PlacedSample:
+        """The sample with its positions, and with its text if that follows from them.
+
+        Token j of `Ls` is number `min(position, n - Ls + j)` of n. A document that reaches to a
+        position gives the token there. One that does not gives the tokens that just leave room for
+        those which follow: so the last run of positions takes the end of the document, and a middle
+        run that lies beyond it what comes before. Nothing is taken twice.
+        """
+        sample = self._ended(sample)
+        position_ids = self.position_ids(sample, epoch)
+        room = len(sample["input_ids"]) - len(position_ids)
+        if not room:
+            return {**sample, "position_ids": position_ids}
+        taken = torch.minimum(position_ids, torch.arange(len(position_ids)) + room)
+        tokens = {
+            name: sample[name][taken]  # type: ignore[literal-required]
+            for name in ("input_ids", "is_label")
+            if name in sample
+        }
+        segments = [torch.tensor([len(taken)])]
+        return {**sample, **tokens, "segment_lengths": segments, "position_ids": position_ids}  # type: ignore[typeddict-item]
 
     def position_ids(self, sample: Sample, epoch: int = 0) -> Tensor:
-        """Positions (S,) int64; each document of a packed sample starts at 0 on its own.
+        """Positions (Ls,) int64; each document of a packed sample starts at 0 on its own.
 
         Nothing attends across the documents of a packed sample, so each of them is spread over
         the whole window, as if it were a sample by itself.
         """
         generator = _generator(self.seed, epoch, sample["index"])
         contiguous = torch.rand((), generator=generator) < self.contiguous_share
-        sampler = positions.SAMPLERS["contiguous" if contiguous else self.method]
+        documents = sample["segment_lengths"]
+        if self.train_length is not None and len(sample["input_ids"]) > self.train_length:
+            documents = [torch.tensor([self.train_length])]
+        method = "contiguous" if contiguous else self.method
         return torch.cat(
             [
-                sampler(lengths, self.target_length, generator)
-                for lengths in sample["segment_lengths"]
+                self._sampler(method, lengths)(lengths, self.target_length, generator)
+                for lengths in documents
             ]
         )
 
+    def _ended(self, sample: Sample) -> Sample:
+        """The sample and the ending, which belongs to its last document."""
+        if not self.ending:
+            return sample
+        *others, last = sample["segment_lengths"]
+        ended: Sample = {
+            **sample,
+            "input_ids": torch.cat([sample["input_ids"], torch.tensor(self.ending)]),
+            "segment_lengths": [*others, torch.cat([last, last.new_tensor([len(self.ending)])])],
+        }
+        if "is_label" in sample:
+            predicted = torch.ones(len(self.ending), dtype=torch.bool)
+            ended["is_label"] = torch.cat([sample["is_label"], predicted])
+        return ended
 
-class PlacedSamples(torch.utils.data.Dataset[dict[str, Any]]):
+    def _sampler(self, method: str, lengths: Tensor) -> positions.Sampler:
+        if self.pin_end and method == "longrecipe" and len(lengths) > 1:
+            return partial(positions.longrecipe, pin_end=True)
+        if self.ending and method == "endprompt":
+            return partial(positions.endprompt, prompt_length=len(self.ending))
+        return positions.SAMPLERS[method]
+
+
+class PlacedSamples(torch.utils.data.Dataset[PlacedSample]):
     """Samples with positions that never change, to evaluate on: rows also hold `position_ids`."""
 
     def __init__(self, samples: Samples, placement: Placement) -> None:
@@ -58,9 +124,8 @@ class PlacedSamples(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self._samples[index]
-        return {**sample, "position_ids": self._placement.position_ids(sample)}
+    def __getitem__(self, index: int) -> PlacedSample:
+        return self._placement.placed(self._samples[index])
 
 
 def _generator(seed: int, epoch: int, index: int) -> Generator:

@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 from transformers import PreTrainedTokenizerBase
 
-from lrk.recipe.samples import Piece, Sample, piece_of, sample_of, too_short
+from lrk.recipe.samples import (
+    Piece,
+    Sample,
+    check_length,
+    piece_of,
+    sample_of,
+    span_of,
+    too_short,
+)
 from lrk.recipe.segments import sentence_ends
+from lrk.recipe.selection import Selection
 from lrk.recipe.tokens import check_tokenizer, tokenized_rows
 
 # Documents that are tokenized together, and so read ahead of the sample at hand.
@@ -41,6 +50,7 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
         assistant_only: as for `tokenize`.
         shuffle_buffer: samples among which the next one is drawn; 0 leaves them in order.
         seed: of the shuffling, which is another one in every pass.
+        selection: as for `Samples`.
 
     Raises:
         ValueError: when iterated, if the documents do not fill one sample, or with more than one
@@ -57,13 +67,14 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
         assistant_only: bool = True,
         shuffle_buffer: int = 0,
         seed: int = 0,
+        selection: Selection | None = None,
     ) -> None:
-        if length < 2:
-            raise ValueError(f"length is {length}; a sample needs at least 2 tokens")
+        check_length(length, selection)
         if shuffle_buffer < 0:
             raise ValueError(f"shuffle_buffer is {shuffle_buffer}; it must be 0 or positive")
         self.length = length
         self.shuffle_buffer = shuffle_buffer
+        self.selection = selection
         self._documents = documents
         self._tokenizer = tokenizer
         self._ends = sentence_ends(tokenizer)
@@ -92,16 +103,17 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
         documents = tokens = longest = samples = 0
         waiting: list[Piece] = []
         free = self.length  # tokens that the sample which is being packed still lacks
-        for document in self._tokenized():
+        span = span_of(self.length, self.selection)
+        for number, document in enumerate(self._tokenized()):
             total = len(document["input_ids"])
-            documents, tokens, longest = documents + 1, tokens + total, max(longest, total)
-            samples += total // self.length
-            end = total - total % self.length
-            for start in range(0, end, self.length):
-                yield sample_of(next(indices), [piece_of(document, start, self.length)])
+            documents, tokens, longest = number + 1, tokens + total, max(longest, total)
+            end = total if total % span >= self.length else total - total % span
+            for start in range(0, end, span):
+                yield sample_of(next(indices), [self._piece(document, number, start, end)])
+                samples += 1
             while self._pack and end < total:
                 taken = min(total - end, free)
-                waiting.append(piece_of(document, end, taken))
+                waiting.append(self._piece(document, number, end, end + taken))
                 end, free = end + taken, free - taken
                 if not free:
                     yield sample_of(next(indices), waiting)
@@ -109,6 +121,11 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
                     waiting, free = [], self.length
         if not samples:
             raise ValueError(too_short(documents, tokens, longest, self.length, self._pack))
+
+    def _piece(self, document: Mapping[str, NDArray], number: int, start: int, end: int) -> Piece:
+        """The piece from `start` on, of at most one span."""
+        size = min(end - start, span_of(self.length, self.selection))
+        return piece_of(document, number, start, size, self.length, self.selection)
 
     def _tokenized(self) -> Iterator[dict[str, NDArray]]:
         rows = iter(self._documents)

@@ -1,24 +1,27 @@
 """Samples: every one has exactly the same number of real tokens, and none of them is padding.
 
-A document of at least that length is cut into samples of its own. What is left of it, and shorter
-documents, are packed: laid end to end and cut into samples. A packed sample keeps the boundaries of
-its documents, across which nothing is attended to or predicted.
+A document of at least that length is cut into samples of its own; with a selection each of them is
+chosen from a stretch of up to the target's length. What is left of it, and shorter documents, are
+packed: laid end to end and cut into samples. A packed sample keeps the boundaries of its documents,
+across which nothing is attended to or predicted.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
+import pyarrow.compute
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lrk.recipe.segments import clip_segments
+from lrk.recipe.selection import POSITIONS, Choice, Selection
 
 
 class Sample(TypedDict):
-    """One sample of S tokens.
+    """One sample of S tokens; more than that where `Placement` chooses the text.
 
     Attributes:
         index: its number in the set.
@@ -45,36 +48,48 @@ class Samples(torch.utils.data.Dataset[Sample]):
     """Samples of `length` tokens, cut out of tokenized documents when they are read.
 
     Args:
-        documents: from `tokenize`.
+        documents: from `tokenize` or `open_prepared`.
         length: tokens in a sample, at least 2.
         pack: also make samples of short documents and of the ends of long ones. Without, each
             sample lies within one document.
+        selection: choose each sample's text from up to `selection.span` tokens of a document. None
+            takes `length` tokens that follow one another.
 
     Attributes:
         num_tokens: tokens in all samples.
-        num_unused_tokens: tokens that are in no sample: less than one sample if `pack`.
+        num_unselected_tokens: tokens that the selection leaves out.
+        num_unused_tokens: other tokens that are in no sample: less than one sample if `pack`.
         num_packed: how many samples hold more than one document.
 
     Raises:
-        ValueError: if the documents do not fill one sample.
+        ValueError: if the documents do not fill one sample, or the selection's span is below
+            `length`.
     """
 
-    def __init__(self, documents: Dataset, length: int, pack: bool = True) -> None:
-        if length < 2:
-            raise ValueError(f"length is {length}; a sample needs at least 2 tokens")
+    def __init__(
+        self,
+        documents: Dataset,
+        length: int,
+        pack: bool = True,
+        selection: Selection | None = None,
+    ) -> None:
+        check_length(length, selection)
         self.length = length
+        self.selection = selection
         self._documents = documents.with_format("numpy")
-        lengths = _document_lengths(documents)
-        whole = _whole_pieces(lengths, length)
-        pieces = np.concatenate([whole, _packed_pieces(lengths, length)]) if pack else whole
+        lengths = document_lengths(documents)
+        alone, left = _pieces_alone(lengths, length, span_of(length, selection))
+        pieces = np.concatenate([alone, _packed_pieces(lengths, left, length)]) if pack else alone
         if len(pieces) == 0:
             longest = int(lengths.max(initial=0))
             raise ValueError(too_short(len(lengths), int(lengths.sum()), longest, length, pack))
         self._pieces = pieces
         # Samples hold `length` tokens each, so the running total of the pieces tells whose each is.
-        self._sample_of_piece = (np.cumsum(pieces[:, 2]) - 1) // length
-        self.num_tokens = int(pieces[:, 2].sum())
-        self.num_unused_tokens = int(lengths.sum()) - self.num_tokens
+        kept = np.minimum(pieces[:, 2], length)
+        self._sample_of_piece = (np.cumsum(kept) - 1) // length
+        self.num_tokens = int(kept.sum())
+        self.num_unselected_tokens = int(pieces[:, 2].sum()) - self.num_tokens
+        self.num_unused_tokens = int(lengths.sum() - pieces[:, 2].sum())
         self.num_packed = int((np.bincount(self._sample_of_piece) > 1).sum())
 
     def __len__(self) -> int:
@@ -85,21 +100,78 @@ class Samples(torch.utils.data.Dataset[Sample]):
             raise IndexError(f"sample {index} of {len(self)}")
         first, last = np.searchsorted(self._sample_of_piece, [index, index + 1])
         pieces = [
-            piece_of(self._documents[document], start, length)
-            for document, start, length in self._pieces[first:last].tolist()
+            piece_of(self._documents[document], document, start, size, self.length, self.selection)
+            for document, start, size in self._pieces[first:last].tolist()
         ]
         return sample_of(index, pieces)
 
+    def choice(self, index: int) -> tuple[int, Choice] | None:
+        """How many tokens the text of a sample is chosen from, and which; None where it is not."""
+        document, start, size = self._pieces[np.searchsorted(self._sample_of_piece, index)].tolist()
+        row = self._documents[document]
+        choice = _choice(row, document, start, size, self.length, self.selection)
+        return None if choice is None else (size, choice)
 
-def piece_of(document: Mapping[str, NDArray], start: int, length: int) -> Piece:
-    """Tokens `[start, start + length)` of a tokenized document, copied."""
-    taken = slice(start, start + length)
-    segments = clip_segments(document["segment_lengths"], start, length)
+
+def check_length(length: int, selection: Selection | None) -> None:
+    """Refuse a sample of fewer than 2 tokens, or one that is longer than what it is chosen from."""
+    if length < 2:
+        raise ValueError(f"length is {length}; a sample needs at least 2 tokens")
+    if selection is not None and selection.span < length:
+        raise ValueError(f"the selection's span is {selection.span}, below length {length}")
+
+
+def span_of(length: int, selection: Selection | None) -> int:
+    """Tokens of a document that make one sample."""
+    return length if selection is None else selection.span
+
+
+def piece_of(
+    document: Mapping[str, NDArray],
+    number: int,
+    start: int,
+    size: int,
+    length: int,
+    selection: Selection | None,
+) -> Piece:
+    """Tokens `[start, start + size)` of a tokenized document, or the `length` chosen of them.
+
+    Tensors are copies, so that what is kept does not hold the document.
+
+    Args:
+        number: of the document, for the draw of the selection.
+    """
+    taken = slice(start, start + size)
+    columns = {
+        name: document[name][taken] for name in ("input_ids", "is_label") if name in document
+    }
+    choice = _choice(document, number, start, size, length, selection)
+    if choice is None:
+        segments = clip_segments(document["segment_lengths"], start, size)
+    else:
+        columns = {name: values[choice.tokens] for name, values in columns.items()}
+        segments = choice.segment_lengths
     return Piece(
-        torch.from_numpy(document["input_ids"][taken]).long(),
+        torch.from_numpy(columns["input_ids"]).long(),
         torch.from_numpy(segments),
-        torch.from_numpy(document["is_label"][taken]).clone() if "is_label" in document else None,
+        torch.from_numpy(columns["is_label"]).clone() if "is_label" in columns else None,
     )
+
+
+def _choice(
+    document: Mapping[str, NDArray],
+    number: int,
+    start: int,
+    size: int,
+    length: int,
+    selection: Selection | None,
+) -> Choice | None:
+    """As `piece_of`; None where there is nothing to choose, or `Placement` does."""
+    if selection is None or selection.rule == POSITIONS or size <= length:
+        return None
+    segments = clip_segments(document["segment_lengths"], start, size)
+    token_ids = document["input_ids"][start : start + size]
+    return selection.choose(token_ids, segments, length, (number, start))
 
 
 def sample_of(index: int, pieces: Sequence[Piece]) -> Sample:
@@ -113,30 +185,44 @@ def sample_of(index: int, pieces: Sequence[Piece]) -> Sample:
     return {**sample, "is_label": torch.cat(is_label)} if is_label else sample
 
 
-def _document_lengths(documents: Dataset) -> NDArray[np.int64]:
+def document_lengths(documents: Dataset) -> NDArray[np.int64]:
+    """(D,) tokens of each document."""
     table = documents.with_format("arrow").select_columns(["input_ids"])
     parts = [
-        batch["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        for batch in table.iter(batch_size=1000)
+        np.asarray(pyarrow.compute.list_value_length(batch["input_ids"]))
+        for batch in table.iter(batch_size=100)
     ]
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
-def _whole_pieces(lengths: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """(P, 3) rows of document, start, length: the samples that lie within one document."""
-    counts = lengths // length
+def _pieces_alone(
+    lengths: NDArray[np.int64], length: int, span: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The samples that lie within one document, and what they leave of each.
+
+    A document is cut at multiples of `span`; each stretch of at least `length` tokens is a sample.
+
+    Returns:
+        (P, 3) rows of document, start, size, and (D,) tokens at the end of each document.
+    """
+    rest = lengths % span
+    is_sample = rest >= length
+    counts = lengths // span + is_sample
     document = np.repeat(np.arange(len(lengths)), counts)
     first_sample = np.repeat(np.cumsum(counts) - counts, counts)
-    start = (np.arange(len(document)) - first_sample) * length
-    return np.stack([document, start, np.full_like(document, length)], axis=1)
+    start = (np.arange(len(document)) - first_sample) * span
+    size = np.minimum(lengths[document] - start, span)
+    return np.stack([document, start, size], axis=1), np.where(is_sample, 0, rest)
 
 
-def _packed_pieces(lengths: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """(P, 3) as above: what is left of the documents, end to end, cut at multiples of `length`.
+def _packed_pieces(
+    lengths: NDArray[np.int64], left: NDArray[np.int64], length: int
+) -> NDArray[np.int64]:
+    """(P, 3) as above: the last `left` tokens of the documents, end to end, cut at multiples of
+    `length`.
 
     The tokens after the last multiple do not fill a sample and are left out.
     """
-    left = lengths % length
     ends = np.cumsum(left)
     total = int(ends[-1]) // length * length if len(ends) else 0
     cuts = np.union1d(ends[(ends > 0) & (ends < total)], np.arange(length, total + 1, length))

@@ -4,8 +4,9 @@ Which tokens end a sentence is read off the tokenizer's decoded vocabulary, so i
 tokenizer. (A list of ids, as in LongRecipe's released code, is right for one vocabulary only.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,24 +17,44 @@ from transformers import PreTrainedTokenizerBase
 _ENDS_BEFORE_SPACE = tuple(".!?…؟۔।॥")
 _ENDS_ALWAYS = tuple("。！？｡")
 _NEWLINES = tuple("\n\r\v\f\x85\u2028\u2029")
+_PART_OF_CHARACTER = "\ufffd"  # what a token decodes to that holds only some of its bytes
 _CLOSING = "\"')]}>*_`”’»」』】）"
+
+_ALWAYS, _BEFORE_SPACE, _OPENS_WITH_SPACE, _BLANK_LINE, _LAST_OF_SPREAD = (
+    np.uint8(1 << bit) for bit in range(5)
+)
 
 
 @dataclass(frozen=True)
 class SentenceEnds:
-    """What each token of a vocabulary of V says about sentences; each field (V,) bool.
+    """What the tokens of a vocabulary of V say about sentences; the first four (V,) bool.
 
     Attributes:
         always: ends a sentence, whatever follows (a newline, an ideographic full stop).
         before_space: ends one if the next token opens with white space.
         opens_with_space: begins with white space.
         blank_line: white space with a newline, which belongs to the sentence before it.
+        spread: characters that end a sentence and that the tokenizer spreads over several tokens:
+            their ids, and whether they end it whatever follows. (SmolLM2 has no token for `！`.)
     """
 
     always: NDArray[np.bool_]
     before_space: NDArray[np.bool_]
     opens_with_space: NDArray[np.bool_]
     blank_line: NDArray[np.bool_]
+    spread: tuple[tuple[tuple[int, ...], bool], ...] = ()
+
+    @cached_property
+    def bits(self) -> NDArray[np.uint8]:
+        """(V,) all of it in one byte, so that a document is looked up once."""
+        last = np.isin(np.arange(len(self.always)), [ids[-1] for ids, _ in self.spread])
+        return (
+            _ALWAYS * self.always
+            | _BEFORE_SPACE * self.before_space
+            | _OPENS_WITH_SPACE * self.opens_with_space
+            | _BLANK_LINE * self.blank_line
+            | _LAST_OF_SPREAD * last
+        )
 
 
 _CACHE: WeakKeyDictionary[PreTrainedTokenizerBase, SentenceEnds] = WeakKeyDictionary()
@@ -47,8 +68,11 @@ def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> SentenceEnds:
     """
     ends = _CACHE.get(tokenizer)
     if ends is None or len(ends.always) != len(tokenizer):
-        ends = _CACHE[tokenizer] = _classify(_decoded_vocabulary(tokenizer))
-    if not (ends.always.any() or ends.before_space.any()):
+        vocabulary = decoded_vocabulary(tokenizer)
+        has_parts = any(_PART_OF_CHARACTER in text for text in vocabulary)
+        spread = tuple(_spread_characters(tokenizer)) if has_parts else ()
+        ends = _CACHE[tokenizer] = _classify(vocabulary, spread)
+    if not (ends.always.any() or ends.before_space.any() or ends.spread):
         raise ValueError(
             f"no token of the tokenizer {tokenizer.name_or_path!r} ends a sentence or a line, so "
             "its documents have no segments"
@@ -69,9 +93,13 @@ def segment_lengths(token_ids: Sequence[int] | NDArray, ends: SentenceEnds) -> N
     ids = np.asarray(token_ids)
     if len(ids) == 0:
         return np.zeros(0, np.int32)
-    this, following = ids[:-1], ids[1:]
-    ends_here = ends.always[this] | (ends.before_space[this] & ends.opens_with_space[following])
-    last = np.flatnonzero(ends_here & ~ends.blank_line[following])
+    bits = ends.bits.take(ids)
+    this, following = bits[:-1], bits[1:]
+    opens = (following & _OPENS_WITH_SPACE) != 0
+    ends_here = (this & _ALWAYS != 0) | ((this & _BEFORE_SPACE != 0) & opens)
+    for place, always in _spread_ends(ids, np.flatnonzero(this & _LAST_OF_SPREAD), ends):
+        ends_here[place] |= always | opens[place]
+    last = np.flatnonzero(ends_here & (following & _BLANK_LINE == 0))
     return np.diff(last, prepend=-1, append=len(ids) - 1).astype(np.int32)
 
 
@@ -82,7 +110,33 @@ def clip_segments(lengths: NDArray, start: int, length: int) -> NDArray[np.int32
     return np.diff(inner, prepend=0, append=length).astype(np.int32)
 
 
-def _classify(vocabulary: list[str]) -> SentenceEnds:
+def _spread_ends(
+    ids: NDArray, candidates: NDArray[np.int64], ends: SentenceEnds
+) -> Iterator[tuple[NDArray[np.int64], bool]]:
+    """Where the spread characters end, of the places with the last token of one."""
+    if len(candidates) == 0:
+        return
+    for pattern, always in ends.spread:
+        places = candidates[candidates >= len(pattern) - 1]
+        for back, token in enumerate(reversed(pattern)):
+            places = places[ids[places - back] == token]
+        yield places, always
+
+
+def _spread_characters(
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[tuple[tuple[int, ...], bool]]:
+    before = tokenizer.encode("a", add_special_tokens=False)
+    for character in (*_ENDS_ALWAYS, *_ENDS_BEFORE_SPACE, *_NEWLINES):
+        ids = tokenizer.encode("a" + character, add_special_tokens=False)
+        pattern = tuple(ids[len(before) :])
+        if len(pattern) > 1 and ids[: len(before)] == before:
+            yield pattern, character not in _ENDS_BEFORE_SPACE
+
+
+def _classify(
+    vocabulary: list[str], spread: tuple[tuple[tuple[int, ...], bool], ...]
+) -> SentenceEnds:
     # Indentation after a newline, and quotes or brackets after a full stop, belong to the sentence.
     always = [
         text.rstrip(" \t").endswith(_NEWLINES) or text.rstrip(_CLOSING).endswith(_ENDS_ALWAYS)
@@ -91,10 +145,16 @@ def _classify(vocabulary: list[str]) -> SentenceEnds:
     before_space = [text.rstrip(_CLOSING).endswith(_ENDS_BEFORE_SPACE) for text in vocabulary]
     opens_with_space = [text[:1].isspace() for text in vocabulary]
     blank_line = [end and text.isspace() for end, text in zip(always, vocabulary, strict=True)]
-    return SentenceEnds(*map(np.array, (always, before_space, opens_with_space, blank_line)))
+    return SentenceEnds(
+        np.array(always),
+        np.array(before_space),
+        np.array(opens_with_space),
+        np.array(blank_line),
+        spread,
+    )
 
 
-def _decoded_vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def decoded_vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Text of every token as it stands inside a text.
 
     Sentencepiece drops the space that opens a text, so each token is decoded after another one.

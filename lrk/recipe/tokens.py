@@ -58,6 +58,11 @@ def tokenize(
     return tokenized
 
 
+def prompt_ids(prompt: str | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Token ids of a text that stands inside of samples, without special tokens; none for None."""
+    return tuple(tokenizer.encode(prompt, add_special_tokens=False)) if prompt else ()
+
+
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, is_text: bool) -> None:
     """Refuse a tokenizer that cannot tell where in a conversation its tokens are."""
     if not is_text and not tokenizer.is_fast:

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lrk.recipe import Sample, Samples, SampleStream, tokenize
+from lrk.recipe import Sample, Samples, SampleStream, Selection, tokenize
 
 
 @pytest.fixture(scope="session")
@@ -68,14 +68,15 @@ def test_how_documents_are_cut():
     assert samples[0]["input_ids"].dtype == torch.int64
 
 
+@pytest.mark.parametrize("selection", [None, Selection("random", 30, seed=4)], ids=["all", "kept"])
 @pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("length", [2, 7, 16, 25])
-def test_one_pass_is_what_a_prepared_data_set_holds(byte_tokenizer, texts, length, pack):
+def test_one_pass_is_what_a_prepared_data_set_holds(byte_tokenizer, texts, length, pack, selection):
     """Also documents without text, which both leave out."""
     assert "" in texts
     documents = datasets.Dataset.from_list(rows(texts))
-    prepared = Samples(tokenize(documents, byte_tokenizer), length, pack)
-    stream = SampleStream(rows(texts), byte_tokenizer, length, pack)
+    prepared = Samples(tokenize(documents, byte_tokenizer), length, pack, selection)
+    stream = SampleStream(rows(texts), byte_tokenizer, length, pack, selection=selection)
     streamed = list(stream.one_pass(count()))
     assert sorted(map(content, streamed)) == sorted(map(content, prepared))
     assert [sample["index"] for sample in streamed] == list(range(len(prepared)))

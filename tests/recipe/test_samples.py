@@ -3,7 +3,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from lrk.recipe import Samples
+from lrk.recipe import Samples, Selection
 from lrk.recipe.tokens import FEATURES
 
 
@@ -88,3 +88,47 @@ def test_a_sample_of_one_token_is_refused():
 def test_an_index_beyond_the_end():
     with pytest.raises(IndexError):
         Samples(documents([10]), length=10)[1]
+
+
+@pytest.mark.parametrize("rule", ["random", "first", "positions"])
+@pytest.mark.parametrize("seed", range(10))
+def test_a_selection_reads_stretches_and_drops_nothing_else(rule, seed):
+    """Stretches of 30 tokens give samples of 10, also what is left of a document if it is longer
+    than 10; what is shorter is packed."""
+    rng = np.random.default_rng(seed)
+    lengths = [*rng.integers(1, 100, size=12).tolist(), 30, 40, 39, 10]
+    samples = Samples(documents(lengths), 10, selection=Selection(rule, 30, seed=seed))
+    stretches = [min(30, n - start) for n in lengths for start in range(0, n, 30)]
+    alone = [size for size in stretches if size >= 10]
+    short = sum(size for size in stretches if size < 10)
+    assert len(samples) == len(alone) + short // 10
+    assert samples.num_tokens == 10 * len(samples)
+    assert samples.num_unselected_tokens == sum(alone) - 10 * len(alone)
+    assert samples.num_unused_tokens == short % 10
+    assert sum(lengths) == (
+        samples.num_tokens + samples.num_unselected_tokens + samples.num_unused_tokens
+    )
+    seen: list[int] = []
+    for number, sample in enumerate(samples):
+        ids = sample["input_ids"]
+        whole = rule == "positions" and number < len(alone)
+        assert len(ids) == (alone[number] if whole else 10)
+        assert sum(int(part.sum()) for part in sample["segment_lengths"]) == len(ids)
+        if number < len(alone):
+            assert (ids.diff() > 0).all()
+            assert ids[-1] - ids[0] < alone[number]
+        seen += ids.tolist()
+        chosen = samples.choice(number)
+        assert (chosen is None) == (
+            rule == "positions" or number >= len(alone) or alone[number] == 10
+        )
+        if chosen is not None:
+            size, choice = chosen
+            assert size == alone[number]
+            assert (choice.tokens - choice.tokens[0]).tolist() == (ids - ids[0]).tolist()
+    assert len(seen) == len(set(seen))
+
+
+def test_a_span_below_the_length_is_refused():
+    with pytest.raises(ValueError, match="the selection's span is 9, below length 10"):
+        Samples(documents([30]), 10, selection=Selection("random", 9))

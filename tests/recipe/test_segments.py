@@ -4,6 +4,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lrk.recipe.segments import clip_segments, segment_lengths, sentence_ends
+from studies.tiny import train_tokenizer
 
 
 def sentences(tokenizer: PreTrainedTokenizerFast, text: str) -> list[str]:
@@ -82,3 +83,22 @@ def test_clipped_segments_are_those_of_the_piece(seed):
     owner = np.repeat(np.arange(len(lengths)), lengths)[start : start + length]
     expected = np.unique(owner, return_counts=True)[1]
     np.testing.assert_array_equal(clip_segments(lengths, start, length), expected)
+
+
+def test_characters_that_are_spread_over_several_tokens(english):
+    """A tokenizer that has met English only has no token for any character of Chinese."""
+    tokenizer = train_tokenizer([english] * 20, 300)
+    ends = sentence_ends(tokenizer)
+    assert {always for _, always in ends.spread} == {True, False}
+    assert sentences(tokenizer, "山口关闭了。冬天没有人走过！谁会呢？没有人") == [
+        "山口关闭了。",
+        "冬天没有人走过！",
+        "谁会呢？",
+        "没有人",
+    ]
+    # These end one before white space alone, as a full stop does.
+    assert sentences(tokenizer, "a… b…c؟ d") == ["a…", " b…c؟", " d"]
+    # 丁 ends with the same byte as ！ does.
+    assert "丁".encode()[-1] == "！".encode()[-1]
+    assert sentences(tokenizer, "丁 丁") == ["丁 丁"]
+    assert sentences(tokenizer, "！") == ["！"]

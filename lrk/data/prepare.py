@@ -1,0 +1,159 @@
+"""`lrk-data prepare`: raw documents become token ids and the lengths of their sentences."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Value
+from transformers import PreTrainedTokenizerBase
+
+from lrk.data.shards import (
+    Columns,
+    Share,
+    begin,
+    make_missing,
+    remove_damaged,
+    seal,
+    versions,
+)
+from lrk.recipe import stream_documents
+from lrk.recipe.documents import local_files
+from lrk.recipe.fingerprint import tokenizer_fingerprint
+from lrk.recipe.prepared import Manifest
+from lrk.recipe.segments import SentenceEnds, sentence_ends
+from lrk.recipe.tokens import FEATURES, FEATURES_WITH_LABELS, check_tokenizer, tokenized_rows
+
+# Characters of text in a shard, about 16 million tokens of English: 64 MiB.
+SHARD_CHARACTERS = 2**26
+# Documents that are tokenized together.
+BATCH_OF_DOCUMENTS = 16
+
+Rows = list[tuple[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the content of a prepared folder follows from.
+
+    Attributes:
+        data: sources, as of `load_documents`; each is one source to the upsampling of long
+            documents.
+        text_column, assistant_only: as in `lrk-train`.
+        shard_characters: a shard is closed by the document that brings it to so many.
+    """
+
+    data: list[str]
+    text_column: str = "text"
+    assistant_only: bool = True
+    shard_characters: int = SHARD_CHARACTERS
+
+    def __post_init__(self) -> None:
+        if self.shard_characters < 1:
+            raise ValueError(f"shard_characters is {self.shard_characters}; it must be positive")
+
+
+def prepare(
+    preparation: Preparation,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    share: Share | None = None,
+    num_proc: int = 1,
+) -> Manifest | None:
+    """Write what is missing of a prepared folder.
+
+    The documents are read once from first to last, by one process, and cut into shards by their
+    characters. Shards are tokenized by `num_proc` processes. What a shard holds depends neither on
+    them nor on `share`.
+
+    Returns:
+        The complete manifest, or None if other shares are still missing.
+
+    Raises:
+        ValueError: for data that cannot be read or hold no text, or a folder that was begun with
+            other arguments.
+        atomic.SaveError: if a shard cannot be written.
+    """
+    folder, share = Path(output_dir).expanduser(), share or Share()
+    ends = sentence_ends(tokenizer)
+    manifest = begin(folder, _manifest(preparation, tokenizer))
+    if manifest.shards is not None and not remove_damaged(folder, manifest):
+        return manifest
+    stream = stream_documents(preparation.data, preparation.text_column)
+    is_text = "text" in stream.column_names
+    check_tokenizer(tokenizer, is_text)
+    features = Features(
+        {**(FEATURES if is_text else FEATURES_WITH_LABELS), "source": Value("int32")}
+    )
+    make = partial(
+        _columns, tokenizer=tokenizer, ends=ends, assistant_only=preparation.assistant_only
+    )
+    tasks = _Counted(chunks(stream.with_sources(), preparation.shard_characters))
+    make_missing(folder, tasks, make, features, share, num_proc)
+    if manifest.shards is None:
+        manifest = replace(manifest, summary={"documents_read": tasks.documents})
+    return seal(folder, manifest, tasks.shards, _no_totals)
+
+
+def chunks(rows: Iterable[tuple[int, dict[str, Any]]], characters: int) -> Iterator[Rows]:
+    """Rows that follow one another, together as soon as they hold so many characters."""
+    chunk: Rows = []
+    total = 0
+    for source, row in rows:
+        chunk.append((source, row))
+        total += _characters(row)
+        if total >= characters:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk
+
+
+class _Counted:
+    """Numbered chunks, and how many shards and documents they were."""
+
+    def __init__(self, rows: Iterator[Rows]) -> None:
+        self._rows = rows
+        self.shards = self.documents = 0
+
+    def __iter__(self) -> Iterator[tuple[int, Rows]]:
+        for number, chunk in enumerate(self._rows):
+            self.shards, self.documents = number + 1, self.documents + len(chunk)
+            yield number, chunk
+
+
+def _columns(
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, ends: SentenceEnds, assistant_only: bool
+) -> Iterator[Columns]:
+    for source, group in groupby(rows, key=lambda row: row[0]):
+        of_source = (row for _, row in group)
+        while batch := list(islice(of_source, BATCH_OF_DOCUMENTS)):
+            columns = {name: [row[name] for row in batch] for name in batch[0]}
+            tokenized = tokenized_rows(columns, tokenizer, ends, assistant_only)
+            yield {**tokenized, "source": [source] * len(tokenized["input_ids"])}
+
+
+def _manifest(preparation: Preparation, tokenizer: PreTrainedTokenizerBase) -> Manifest:
+    return Manifest(
+        command="prepare",
+        arguments={**vars(preparation), "tokenizer": tokenizer.name_or_path},
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        inputs=local_files(preparation.data),
+        sources=preparation.data,
+        versions=versions(),
+    )
+
+
+def _no_totals(documents: Dataset) -> dict[str, int]:
+    return {}
+
+
+def _characters(value: Any) -> int:
+    """Characters of the texts in a row."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
