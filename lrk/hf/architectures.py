@@ -16,10 +16,12 @@ SUPPORTED = tuple(sorted(CLASS_PREFIXES))
 
 @dataclass(frozen=True)
 class Architecture:
-    """The four stock classes of one model type that lrk replaces."""
+    """The stock classes of one model type that lrk replaces."""
 
     rotary_embedding: type[nn.Module]
     attention: type[nn.Module]
+    norm: type[nn.Module]
+    decoder_layer: type[nn.Module]
     base_model: type[nn.Module]
     causal_lm: type[nn.Module]
 
@@ -49,6 +51,8 @@ def architecture_of_type(model_type: str) -> Architecture:
     return Architecture(
         rotary_embedding=getattr(module, f"{prefix}RotaryEmbedding"),
         attention=getattr(module, f"{prefix}Attention"),
+        norm=getattr(module, f"{prefix}RMSNorm"),
+        decoder_layer=getattr(module, f"{prefix}DecoderLayer"),
         base_model=getattr(module, f"{prefix}Model"),
         causal_lm=getattr(module, f"{prefix}ForCausalLM"),
     )

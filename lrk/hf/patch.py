@@ -18,12 +18,17 @@ from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
+from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def patch(
-    model: Model, rope: bool = True, attention: bool = True, cross_entropy: bool = True
+    model: Model,
+    rope: bool = True,
+    attention: bool = True,
+    cross_entropy: bool = True,
+    tile_tokens: int = 0,
 ) -> Model:
     """Run a transformers model with lrk's operations. Idempotent; the last call's choice holds.
 
@@ -34,22 +39,28 @@ def patch(
             skipped positions are refused.
         cross_entropy: compute the loss without logits; `output.logits` is then None where labels
             are given, unless the caller passes `output_logits=True`.
+        tile_tokens: compute norms and MLPs in tiles of so many tokens, and their inside again in
+            the backward pass (`lrk.memory.tiles`); 0 computes them whole.
 
     Returns:
         `model` itself.
 
     Raises:
-        ValueError: for a model type that is not supported, attention dropout, or modules whose
-            `forward` is not the stock one.
+        ValueError: for a model type that is not supported, attention dropout, modules whose
+            `forward` is not the stock one, or negative `tile_tokens`.
     """
+    if tile_tokens < 0:
+        raise ValueError(f"tile_tokens is {tile_tokens}; it must be 0 or positive")
     config: Any = getattr(model, "config", None)
     stock = architecture_of(config, f"model is a {type(model).__name__}")
     if attention:
         check_attention_dropout(config)
-    classes = _classes_for(model, stock, rope, cross_entropy)
+    classes = _classes_for(model, stock, rope, cross_entropy, tile_tokens > 0)
     unpatch(model)
     for module, kind in classes:
         become(module, kind)
+        if isinstance(module, (LrkRMSNorm, LrkDecoderLayer)):
+            module._lrk_tile_tokens = tile_tokens
         if isinstance(module, LrkRotaryEmbedding):
             module.prepare()
         if attention and isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
@@ -74,10 +85,14 @@ def unpatch(model: Model) -> Model:
 
 @contextmanager
 def patched(
-    model: Model, rope: bool = True, attention: bool = True, cross_entropy: bool = True
+    model: Model,
+    rope: bool = True,
+    attention: bool = True,
+    cross_entropy: bool = True,
+    tile_tokens: int = 0,
 ) -> Iterator[Model]:
     """`patch` for the length of a `with` block; `unpatch` at its end."""
-    patch(model, rope=rope, attention=attention, cross_entropy=cross_entropy)
+    patch(model, rope, attention, cross_entropy, tile_tokens)
     try:
         yield model
     finally:
@@ -85,7 +100,7 @@ def patched(
 
 
 def _classes_for(
-    model: nn.Module, stock: Architecture, rope: bool, cross_entropy: bool
+    model: nn.Module, stock: Architecture, rope: bool, cross_entropy: bool, tiles: bool
 ) -> list[tuple[nn.Module, type[Any]]]:
     """The modules to patch and what each becomes. Changes nothing."""
     mixins: dict[type[Any], Any] = {stock.base_model: LrkBaseModel}
@@ -93,6 +108,8 @@ def _classes_for(
         mixins |= {stock.rotary_embedding: LrkRotaryEmbedding, stock.attention: LrkAttention}
     if cross_entropy:
         mixins[stock.causal_lm] = LrkForCausalLM
+    if tiles:
+        mixins |= {stock.norm: LrkRMSNorm, stock.decoder_layer: LrkDecoderLayer}
     classes: list[tuple[nn.Module, type[Any]]] = []
     for name, module in model.named_modules():
         kind: Any = stock_class(type(module))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from lrk.plan.ledger import PARTS, Usage
+from lrk.plan.ledger import DEVICE_PARTS, Usage
 from lrk.plan.planner import GIB, Plan
 
 COLOURS = {
@@ -39,7 +39,7 @@ def _draw(bars: Mapping[str, Usage], title: str, file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.45 * len(bars)), layout="constrained")
     names = list(bars)
     left = [0.0] * len(bars)
-    for part in PARTS:
+    for part in DEVICE_PARTS:
         sizes = [usage.parts[part] / GIB for usage in bars.values()]
         axes.barh(names, sizes, left=left, label=part.replace("_", " "), color=COLOURS[part])
         left = [start + size for start, size in zip(left, sizes, strict=True)]

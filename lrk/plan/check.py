@@ -19,6 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig, PretrainedConfig
 
+from lrk.memory.offload import HostCopies
 from lrk.plan.configs import load_config
 from lrk.plan.gpus import GPUS
 from lrk.plan.planner import plan
@@ -33,6 +34,7 @@ from lrk.plan.step import (
 
 MIB = 2**20
 _STEP = "step of lrk.plan.check"
+MODELS = ("smollm2-135m", "llama-3 narrow")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def _real_step(config: PretrainedConfig, settings: Settings) -> None:
     model = meta_model(config, settings)
     materialise_buffers(model)
     materialise_parameters(model, fill=lambda parameter: parameter.normal_(std=0.02))
-    patch_as(model, settings)
+    patch_as(model, settings, HostCopies())
     with record_function(_STEP):
         run_step(model, settings)
 
@@ -94,14 +96,30 @@ def small_models(layers: int) -> dict[str, PretrainedConfig]:
     for name in ("hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"):
         llama[name] //= 8
     llama |= {"num_key_value_heads": 1, "head_dim": 128, "num_hidden_layers": 4}
-    return {"smollm2-135m": smollm2, "llama-3 narrow": LlamaConfig(**llama)}
+    return dict(zip(MODELS, (smollm2, LlamaConfig(**llama)), strict=True))
 
+
+TILE_TOKENS = 48
+IN_BACKWARD = {"optimizer_in_backward": True, "accumulates": False, "clips": False}
 
 # What each row changes in the first.
 TECHNIQUES: dict[str, dict[str, Any]] = {
     "lrk": {},
     "without checkpointing": {"activation_checkpointing": False},
-    "attention kept": {"keeps_attention": True},
+    "attention kept": {"keep_attention": True},
+    "tiles": {"tile_tokens": TILE_TOKENS},
+    "tiles, two layers a checkpoint": {"tile_tokens": TILE_TOKENS, "layers_per_checkpoint": 2},
+    "activations on the host": {"offload_activations": True},
+    "optimizer in backward": IN_BACKWARD,
+    "optimizer on the host": {"offload_optimizer": True},
+    "all of these": {
+        "keep_attention": True,
+        "layers_per_checkpoint": 2,
+        "tile_tokens": TILE_TOKENS,
+        "offload_activations": True,
+        "offload_optimizer": True,
+        **IN_BACKWARD,
+    },
     "bf16 autocast": {"bf16": True},
     "LoRA": {"lora_rank": 8},
     "no accumulation": {"accumulates": False},
@@ -127,19 +145,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lrk.plan.check", description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--layers", type=int, default=6, help="of SmolLM2-135M's 30")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--techniques", nargs="+", choices=TECHNIQUES, default=[*TECHNIQUES])
     parser.add_argument("--gpu", choices=sorted(GPUS), help="which GPU this is (default: the CPU)")
     parser.add_argument("--tolerance", type=float, default=0.05)
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args(argv)
     rows: list[dict[str, Any]] = []
-    print(f"{'model':15} {'technique':27} {'length':>6}   planned  measured     off", flush=True)
-    for model, config in small_models(arguments.layers).items():
-        for length, technique in product(arguments.lengths, TECHNIQUES):
+    print(f"{'model':15} {'technique':30} {'length':>6}   planned  measured     off", flush=True)
+    configs = small_models(arguments.layers)
+    for model in arguments.models:
+        for length, technique in product(arguments.lengths, arguments.techniques):
+            config = configs[model]
             settings = settings_of(technique, length, arguments.gpu or "cpu")
             found = compare(model, config, settings)
             planned, measured = found.planned / MIB, found.measured / MIB
             print(
-                f"{model:15} {technique:27} {length:6} {planned:9,.1f} {measured:9,.1f} "
+                f"{model:15} {technique:30} {length:6} {planned:9,.1f} {measured:9,.1f} "
                 f"{found.error:+7.2%}",
                 flush=True,
             )

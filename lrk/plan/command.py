@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from lrk.plan.chart import draw_comparison, draw_plan
 from lrk.plan.configs import MODELS, load_config
@@ -49,7 +50,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=True,
         help="keep the input of each layer alone",
     )
-    add("--keeps_attention", action="store_true", help="checkpoints keep what attention made")
+    add("--keep_attention", action="store_true", help="checkpoints keep what attention made")
+    add("--layers_per_checkpoint", type=int, default=1, help="from one checkpoint to the next")
+    add("--tile_tokens", type=int, default=0, help="tokens of a tile of norms and MLPs; 0: whole")
+    add("--offload_activations", action="store_true", help="checkpoints are held on the host")
     add(
         "--accumulates",
         action=argparse.BooleanOptionalAction,
@@ -58,6 +62,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add("--clips", action=argparse.BooleanOptionalAction, default=True, help="clip gradients")
     add("--optim", choices=OPTIMIZERS, default="adamw_torch_8bit", help="transformers' name")
+    add("--optimizer_in_backward", action="store_true", help="update, and free gradients, at once")
+    add("--offload_optimizer", action="store_true", help="optimizer state and step on the host")
     add("--lora_rank", type=int, default=0, help="0 trains all parameters")
     add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
     add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
@@ -98,9 +104,12 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.compare:
         for implementation in IMPLEMENTATIONS:
             if implementation not in plans:
-                settings = replace(
-                    found.settings, implementation=implementation, keeps_attention=False
-                )
+                without: dict[str, Any] = {
+                    "keep_attention": False,
+                    "tile_tokens": 0,
+                    "layers_per_checkpoint": 1,
+                }
+                settings = replace(found.settings, implementation=implementation, **without)
                 plans[implementation] = plan(arguments.model, config, settings)
     run = arguments.tokens, arguments.dollars_per_hour
     print(comparison(plans) if arguments.compare else description(found, *run))
@@ -134,7 +143,7 @@ def description(
         f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
     ]
     lines += [
-        f"  {part.replace('_', ' '):20} {plan.peak.parts[part] / GIB:8.2f} GiB" for part in PARTS
+        f"  {part.replace('_', ' '):20} {gib:8.2f} GiB" for part, gib in plan.parts_gib.items()
     ]
     lines += ["", "Peak of each phase"]
     lines += [f"  {phase:20} {usage.total / GIB:8.2f} GiB" for phase, usage in plan.phases.items()]
@@ -157,7 +166,8 @@ def description(
 
 def _place(plan: Plan) -> str:
     moment = plan.peak.moment
-    return f"in {moment.phase}" + ("" if moment.layer is None else f" of layer {moment.layer}")
+    of = "layer" if plan.settings.layers_per_checkpoint == 1 else "checkpoint"
+    return f"in {moment.phase}" + ("" if moment.layer is None else f" of {of} {moment.layer}")
 
 
 def comparison(plans: dict[str, Plan]) -> str:
@@ -167,7 +177,7 @@ def comparison(plans: dict[str, Plan]) -> str:
     lines = [f"{some.model}, {some.settings.length:,} tokens, GiB, traced without a GPU", ""]
     lines.append(" " * 20 + "".join(f"{name:>13}" for name in names))
     for part in PARTS:
-        sizes = "".join(f"{plan.peak.parts[part] / GIB:13.2f}" for plan in plans.values())
+        sizes = "".join(f"{plan.parts_gib[part]:13.2f}" for plan in plans.values())
         lines.append(f"{part.replace('_', ' '):20}{sizes}")
     lines.append(f"{'peak':20}" + "".join(f"{plan.peak_gib:13.2f}" for plan in plans.values()))
     lines.append(

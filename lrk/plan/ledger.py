@@ -8,7 +8,8 @@ allocation, and a weak reference to its storage says when it is freed.
 import functools
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ RECOMPUTED = "recomputation"
 ATTENTION = "attention_workspace"
 LOSS = "loss_workspace"
 TEMPORARY = "temporary"
-PARTS = (WEIGHTS, GRADIENTS, OPTIMIZER, SAVED, RECOMPUTED, ATTENTION, LOSS, TEMPORARY)
+HOST = "offloaded_to_host"
+DEVICE_PARTS = (WEIGHTS, GRADIENTS, OPTIMIZER, SAVED, RECOMPUTED, ATTENTION, LOSS, TEMPORARY)
+PARTS = (*DEVICE_PARTS, HOST)
 
 FORWARD, HEAD, BACKWARD, CLIPPING, UPDATE = "forward", "loss", "backward", "clipping", "optimizer"
 
@@ -46,14 +49,15 @@ class Block:
 
 
 class Usage(NamedTuple):
-    """Bytes of each part at the fullest instant of a moment."""
+    """Bytes of each part at the instant of a moment when the device is fullest."""
 
     moment: Moment
     parts: dict[str, int]
 
     @property
     def total(self) -> int:
-        return sum(self.parts.values())
+        """What the device holds."""
+        return sum(self.parts[part] for part in DEVICE_PARTS)
 
 
 class Workspace(NamedTuple):
@@ -91,7 +95,7 @@ class Ledger(TorchDispatchMode):
     def __init__(self, price: Price, granularity: int = 1) -> None:
         super().__init__()
         self.flops = 0
-        self.recomputing = False
+        self._counted_as: str | None = None
         self._price = price
         self._granularity = granularity
         self._stretches = [_Stretch(Moment(FORWARD))]
@@ -114,7 +118,17 @@ class Ledger(TorchDispatchMode):
             if block is None:
                 self._add(tensor, part)
             else:
+                block.part = block.part or TEMPORARY  # until now
                 self._note(_Event(block, 0, part))
+
+    @contextmanager
+    def counting_as(self, part: str | None) -> Iterator[None]:
+        """What is allocated inside is of this part; None for what its phase says."""
+        before, self._counted_as = self._counted_as, part
+        try:
+            yield
+        finally:
+            self._counted_as = before
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -152,7 +166,7 @@ class Ledger(TorchDispatchMode):
                 if id(block) not in now:
                     now[id(block)] = block.part or TEMPORARY
                 held[now[id(block)]] += event.change
-                if sum(held.values()) > sum(fullest.values()):
+                if _on_device(held) > _on_device(fullest):
                     fullest = dict(held)
             usages.append(Usage(stretch.moment, {part: fullest.get(part, 0) for part in PARTS}))
         return usages
@@ -172,8 +186,8 @@ class Ledger(TorchDispatchMode):
 
     def _part(self) -> str | None:
         phase = self.moment.phase
-        if self.recomputing:
-            return RECOMPUTED
+        if self._counted_as is not None:
+            return self._counted_as
         return {FORWARD: None, HEAD: LOSS, UPDATE: OPTIMIZER}.get(phase, TEMPORARY)
 
     def _add(self, tensor: Tensor, part: str | None) -> None:
@@ -200,6 +214,10 @@ class Ledger(TorchDispatchMode):
 
     def _note(self, event: _Event) -> None:
         self._stretches[-1].events.append(event)
+
+
+def _on_device(held: Mapping[str, int]) -> int:
+    return sum(nbytes for part, nbytes in held.items() if part != HOST)
 
 
 def _references(tensor: Tensor) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from transformers.optimization import Adafactor
 
+from lrk.memory.host_optimizer import HostOptimizer
 from lrk.plan.settings import LOW_BIT
 
 # torchao and bitsandbytes: smaller tensors keep moments in their own dtype.
@@ -28,13 +29,20 @@ def make_optimizer(optim: str, parameters: Sequence[nn.Parameter], on_gpu: bool)
 
 
 def make_states(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Let an optimizer make its state, by a step whose gradients do not matter."""
-    gradients = [parameter.grad for parameter in parameters]
+    """Let an optimizer make its state, by steps whose gradients do not matter.
+
+    One parameter at a time, so that making the state needs less memory than what it is made for.
+
+    Returns:
+        The state, and what a `HostOptimizer` has beside it.
+    """
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        optimizer.step()
+        parameter.grad = None
+    if isinstance(optimizer, HostOptimizer):
+        buffers = [buffer for pair in optimizer.buffers.values() for buffer in pair]
+        return [*optimizer.host_state, *buffers]
     states = (value for state in optimizer.state.values() for value in state.values())
     return [value for value in states if isinstance(value, Tensor)]
 
@@ -58,10 +66,22 @@ def low_bit_states(optim: str, parameters: Sequence[nn.Parameter]) -> Iterator[T
             yield torch.empty(round(256**bytes_of_code))
 
 
-def low_bit_update(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """What a low-bit step is assumed to need: both moments and the update of the largest parameter.
+def _hold_thrice(parameter: Tensor) -> None:
+    _ = [torch.empty(parameter.numel()) for _ in range(3)]
 
-    In float32. torchao compiles the update of each parameter, which can only need less.
+
+class LowBit(Optimizer):
+    """What a low-bit step is assumed to need: both moments and the update of a parameter.
+
+    In float32. torchao compiles the update of each parameter, which can only need less. The state
+    is that of `low_bit_states`, beside it.
     """
-    largest = max(parameter.numel() for parameter in parameters)
-    return [torch.empty(largest) for _ in range(3)]
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    _hold_thrice(parameter)

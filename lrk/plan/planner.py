@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from lrk.plan.gpus import EFFICIENCY, step_seconds
 from lrk.plan.layers import FEW, MORE, extrapolate
-from lrk.plan.ledger import PARTS, Usage
+from lrk.plan.ledger import DEVICE_PARTS, HOST, Usage
 from lrk.plan.settings import Settings
 from lrk.plan.step import trace
 
@@ -42,6 +42,12 @@ class Plan:
         return max(self.usages, key=lambda usage: usage.total)
 
     @property
+    def parts_gib(self) -> dict[str, float]:
+        """The peak's parts; of the host, which has a peak of its own, the most in the step."""
+        parts = {part: self.peak.parts[part] / GIB for part in DEVICE_PARTS}
+        return parts | {HOST: max(usage.parts[HOST] for usage in self.usages) / GIB}
+
+    @property
     def peak_gib(self) -> float:
         """What `torch.cuda.max_memory_allocated` would say."""
         return self.peak.total / GIB
@@ -70,7 +76,6 @@ class Plan:
             tokens: real tokens of a whole run, to estimate its days.
             dollars_per_hour: price of the GPU, to estimate its cost.
         """
-        parts = {part: self.peak.parts[part] / GIB for part in PARTS}
         return {
             "model": self.model,
             "length": self.settings.length,
@@ -80,7 +85,7 @@ class Plan:
                 "context_gib": CONTEXT_GIB,
             },
             "peak_gib": self.peak_gib,
-            "parts": parts,
+            "parts": self.parts_gib,
             "flops": self.flops,
             "estimate": self.estimate(tokens, dollars_per_hour),
         }
@@ -110,16 +115,18 @@ class Plan:
 def plan(model: str, config: PretrainedConfig, settings: Settings) -> Plan:
     """Trace a step of the model on fake tensors.
 
-    Models of equal layers are traced with three and with four of them and extrapolated, which is
-    exact; others in full.
+    Models of equal layers are traced with three and with four of them (or of groups of layers that
+    share a checkpoint) and extrapolated, which is exact; others in full.
 
     Args:
         model: its name, for the report.
     """
     layers = config.num_hidden_layers
     equal = len(set(getattr(config, "layer_types", None) or [None])) == 1
-    if equal and layers > MORE:
-        found = extrapolate(trace(config, settings, FEW), trace(config, settings, MORE), layers)
+    each = settings.layers_per_checkpoint
+    if equal and layers > MORE * each and layers % each == 0:
+        few, more = (trace(config, settings, groups * each) for groups in (FEW, MORE))
+        found = extrapolate(few, more, layers // each)
     else:
         found = trace(config, settings)
     return Plan(model, settings, *found)
@@ -128,8 +135,7 @@ def plan(model: str, config: PretrainedConfig, settings: Settings) -> Plan:
 def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float) -> Plan:
     """The plan with the longest real length, in steps of `FIT_STEP`, whose `device_gib` fits.
 
-    Memory is almost affine in the length, so a line through the lengths known to fit and not to fit
-    finds it in a few plans.
+    Memory is almost affine in the length, so a line through two lengths finds it in a few plans.
 
     Raises:
         ValueError: if not even `FIT_STEP` tokens fit.
@@ -138,29 +144,28 @@ def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float
     def plan_of(length: int) -> Plan:
         return plan(model, config, replace(settings, length=length))
 
-    low, high = plan_of(FIT_STEP), None
+    low = plan_of(FIT_STEP)
     if low.device_gib > gib:
         raise ValueError(
             f"{model} with these settings needs {low.device_gib:.1f} GiB at {FIT_STEP} tokens, "
             f"more than {gib:g} GiB"
         )
-    guess = 64 * FIT_STEP
-    while high is None or high.settings.length - low.settings.length > FIT_STEP:
-        tried = plan_of(guess)
+    tried, high = plan_of(64 * FIT_STEP), None
+    while True:
         if tried.device_gib <= gib:
-            low = tried
+            low, other = tried, low
         else:
-            high = tried
-        guess = _between(low, high, gib)
-    return low
+            high = other = tried
+        if high is not None and high.settings.length - low.settings.length <= FIT_STEP:
+            return low
+        tried = plan_of(_guess(low, other, high, gib))
 
 
-def _between(low: Plan, high: Plan | None, gib: float) -> int:
-    """The next length to try: where the line reaches `gib`, strictly between what is known."""
+def _guess(low: Plan, other: Plan, high: Plan | None, gib: float) -> int:
+    """The next length to try: where the line through two plans reaches `gib`, above `low` and below
+    `high`, which are known to fit and not to fit."""
     first = low.settings.length
-    if high is None:
-        return 4 * first
-    last = high.settings.length
-    slope = (high.device_gib - low.device_gib) / (last - first)
+    slope = (other.device_gib - low.device_gib) / (other.settings.length - first)
     steps = int((gib - low.device_gib) / slope) // FIT_STEP
-    return min(first + max(steps, 1) * FIT_STEP, last - FIT_STEP)
+    guess = first + max(steps, 1) * FIT_STEP
+    return guess if high is None else min(guess, high.settings.length - FIT_STEP)

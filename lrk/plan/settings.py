@@ -1,6 +1,6 @@
 """What a step is planned for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from lrk.plan.gpus import GPUS
 
@@ -15,7 +15,7 @@ STOCK, LIGER_STYLE, LRK = "stock", "liger-style", "lrk"
 IMPLEMENTATIONS = {
     LRK: {"rope": True, "attention": True, "cross_entropy": True},
     LIGER_STYLE: {"rope": True, "attention": False, "cross_entropy": True},
-    STOCK: None,
+    STOCK: {"rope": False, "attention": False, "cross_entropy": False},
 }
 
 
@@ -31,10 +31,15 @@ class Settings:
         dtype: of the weights.
         bf16: bf16 autocast, as transformers' flag.
         activation_checkpointing: of every layer, transformers' own.
-        keeps_attention: whether checkpointing keeps what attention made (`lrk.checkpointing`).
+        keep_attention: whether checkpointing keeps what attention made, as `lrk.memory` can.
+        layers_per_checkpoint: layers from one checkpoint to the next.
+        tile_tokens: tokens of a tile of norms and MLPs (`lrk.memory.tiles`); 0 computes them whole.
+        offload_activations: whether checkpointing holds the inputs of the layers on the host.
         accumulates: whether `gradient_accumulation_steps` is more than 1, so that a backward pass
             meets gradients.
         optim: transformers' name of the optimizer.
+        optimizer_in_backward: whether parameters are updated, and gradients freed, as they come.
+        offload_optimizer: whether the optimizer's state and step are the host's.
         lora_rank: 0 trains all parameters.
         clips: whether gradients are clipped by their norm.
         gpu: one of `GPUS`, or `cpu`.
@@ -49,15 +54,26 @@ class Settings:
     dtype: str = "bfloat16"
     bf16: bool = False
     activation_checkpointing: bool = True
-    keeps_attention: bool = False
+    keep_attention: bool = False
+    layers_per_checkpoint: int = 1
+    tile_tokens: int = 0
+    offload_activations: bool = False
     accumulates: bool = True
     optim: str = "adamw_torch_8bit"
+    optimizer_in_backward: bool = False
+    offload_optimizer: bool = False
     lora_rank: int = 0
     clips: bool = True
     gpu: str = "h100"
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 2), ("batch", 1), ("lora_rank", 0)):
+        for name, least in (
+            ("length", 2),
+            ("batch", 1),
+            ("lora_rank", 0),
+            ("tile_tokens", 0),
+            ("layers_per_checkpoint", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name, allowed in (
@@ -69,10 +85,29 @@ class Settings:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
-        if self.keeps_attention and not (
-            self.activation_checkpointing and self.implementation == LRK
+        self._check_techniques()
+
+    def _check_techniques(self) -> None:
+        checkpoints = self.activation_checkpointing
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, is_possible, needed in (
+            (
+                "keep_attention",
+                checkpoints and self.implementation == LRK,
+                f"activation_checkpointing and implementation {LRK!r}",
+            ),
+            (
+                "layers_per_checkpoint",
+                checkpoints and self.implementation == LRK,
+                f"activation_checkpointing and implementation {LRK!r}",
+            ),
+            ("offload_activations", checkpoints, "activation_checkpointing"),
+            (
+                "optimizer_in_backward",
+                not (self.accumulates or self.clips),
+                "accumulates and clips to be false",
+            ),
+            ("offload_optimizer", self.optim in TRACED, f"one of the optim {', '.join(TRACED)}"),
         ):
-            raise ValueError(
-                "keeps_attention is true; it needs activation_checkpointing and implementation "
-                f"{LRK!r}"
-            )
+            if getattr(self, name) != defaults[name] and not is_possible:
+                raise ValueError(f"{name} is {getattr(self, name)}; it needs {needed}")

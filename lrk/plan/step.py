@@ -6,25 +6,32 @@ costs no memory.
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from lrk import checkpointing
 from lrk.hf import patch
+from lrk.hf.groups import layer_groups
+from lrk.memory import checkpointing
+from lrk.memory.host_optimizer import HostOptimizer
+from lrk.memory.offload import HostCopies
+from lrk.memory.step_in_backward import StepInBackward
 from lrk.plan.ledger import (
     BACKWARD,
     CLIPPING,
     FORWARD,
     GRADIENTS,
     HEAD,
+    HOST,
     OPTIMIZER,
+    RECOMPUTED,
     SAVED,
     UPDATE,
     WEIGHTS,
@@ -32,7 +39,7 @@ from lrk.plan.ledger import (
     Moment,
     Usage,
 )
-from lrk.plan.optimizers import low_bit_states, low_bit_update, make_optimizer, make_states
+from lrk.plan.optimizers import LowBit, low_bit_states, make_optimizer, make_states
 from lrk.plan.prices import prices_on
 from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, Settings
 from lrk.plan.workspace import Device
@@ -64,13 +71,27 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
     model = meta_model(config, settings, layers)
     # The frequencies stay real: they are made from numbers, and are small.
     materialise_buffers(model)
-    patch_as(model, settings)
+    on_host = SAVED if device.kind == "cpu" else HOST
+    patch_as(model, settings, _CountedCopies(ledger, on_host))
     if settings.implementation != LRK:
         causal_lm_of(model).set_attn_implementation(UNMASKED_SDPA)
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise_parameters(model)
         run_step(model, settings, ledger)
     return Trace(ledger.usage(), ledger.flops)
+
+
+class _CountedCopies(HostCopies):
+    """What they hold on the host is counted as `part`, and what is on its way as saved."""
+
+    def __init__(self, ledger: Ledger, part: str) -> None:
+        super().__init__()
+        self._ledger, self._part = ledger, part
+
+    def empty_on_host(self, tensor: Tensor) -> Tensor:
+        self._ledger.hold([tensor], SAVED)
+        with self._ledger.counting_as(self._part):
+            return super().empty_on_host(tensor)
 
 
 def _device(settings: Settings) -> Device:
@@ -100,17 +121,22 @@ def meta_model(
     return model.train()
 
 
-def patch_as(model: nn.Module, settings: Settings) -> None:
-    """Patch as the implementation says; checkpoint activations if the settings do."""
+def patch_as(model: nn.Module, settings: Settings, copies: HostCopies) -> None:
+    """Patch as the implementation says; checkpoint activations if the settings do.
+
+    Args:
+        copies: for activations that are offloaded, if they are.
+    """
     kernels = IMPLEMENTATIONS[settings.implementation]
-    if kernels is not None:
-        patch(model, **kernels)
-    if settings.keeps_attention:
-        checkpointing.enable(causal_lm_of(model))
-    elif settings.activation_checkpointing:
-        causal_lm: Any = causal_lm_of(model)
-        enable = getattr(causal_lm, "activation_checkpointing_enable", None)
-        (enable or causal_lm.gradient_checkpointing_enable)({"use_reentrant": False})
+    if any(kernels.values()) or settings.tile_tokens:
+        patch(model, **kernels, tile_tokens=settings.tile_tokens)
+    if settings.activation_checkpointing:
+        checkpointing.enable(
+            causal_lm_of(model),
+            settings.keep_attention,
+            copies if settings.offload_activations else None,
+            settings.layers_per_checkpoint,
+        )
 
 
 def causal_lm_of(model: Any) -> Any:
@@ -157,24 +183,24 @@ def run_step(
     """
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer = None
-    if settings.optim in LOW_BIT:
-        states = list(low_bit_states(settings.optim, trained))
-    else:
-        optimizer = make_optimizer(settings.optim, trained, settings.gpu != "cpu")
-        states = make_states(optimizer, trained)
+    optimizer, states = _make_optimizer(settings, trained)
     if settings.accumulates:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
     batch = make_batch(settings)
+    host_steps = settings.offload_optimizer and settings.gpu != "cpu"
     if ledger is not None:
         ledger.hold([*parameters, *model.buffers()], WEIGHTS)
-        ledger.hold(states, OPTIMIZER)
+        ledger.hold(states, HOST if host_steps else OPTIMIZER)
+        if host_steps:
+            _count_steps_as_host(optimizer, ledger)
         ledger.hold([p.grad for p in trained if p.grad is not None], GRADIENTS)
         ledger.hold([value for value in batch.values() if isinstance(value, Tensor)], SAVED)
     device = parameters[0].device.type
     autocast = torch.autocast(device, torch.bfloat16) if settings.bf16 else nullcontext()
     with nullcontext() if ledger is None else _recording(model, ledger):
+        if settings.optimizer_in_backward:
+            StepInBackward(optimizer)
         with autocast:
             loss = model(**batch, use_cache=False).loss
         (loss * loss_factor).backward()
@@ -183,12 +209,28 @@ def run_step(
         if settings.clips:
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
         _enter(ledger, UPDATE)
-        if optimizer is None:
-            low_bit_update(trained)
-        else:
-            optimizer.step()
+        optimizer.step()
         for parameter in trained:
             parameter.grad = None
+
+
+def _count_steps_as_host(optimizer: Optimizer, ledger: Ledger) -> None:
+    stack = ExitStack()
+    optimizer.register_step_pre_hook(lambda *_: stack.enter_context(ledger.counting_as(HOST)))
+    optimizer.register_step_post_hook(lambda *_: stack.close())
+
+
+def _make_optimizer(
+    settings: Settings, trained: list[nn.Parameter]
+) -> tuple[Optimizer, list[Tensor]]:
+    """The optimizer of the settings and its state, after a first step."""
+    if settings.optim in LOW_BIT:
+        return LowBit(trained), list(low_bit_states(settings.optim, trained))
+    on_gpu = settings.gpu != "cpu" and not settings.offload_optimizer
+    optimizer = make_optimizer(settings.optim, trained, on_gpu)
+    if settings.offload_optimizer:
+        optimizer = HostOptimizer(optimizer)
+    return optimizer, make_states(optimizer, trained)
 
 
 def _enter(ledger: Ledger | None, phase: str) -> None:
@@ -220,11 +262,15 @@ def _recording(model: nn.Module, ledger: Ledger) -> Iterator[None]:
         return lambda *_: ledger.enter_moment(moment)
 
     def before_layer(index: int, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if ledger.moment.phase == BACKWARD:  # computed again, as one of several
+            return
         if index == 0 and args[0].requires_grad:
             args[0].register_hook(entering(Moment(BACKWARD)))
         ledger.enter_moment(Moment(FORWARD, index))
 
     def after_layer(index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if ledger.moment.phase == BACKWARD:
+            return
         output.register_hook(entering(Moment(BACKWARD, index)))
         if index == len(layers) - 1:
             ledger.enter_moment(Moment(FORWARD))
@@ -239,6 +285,7 @@ def _recording(model: nn.Module, ledger: Ledger) -> Iterator[None]:
         after = lambda *args, index=index: after_layer(index, *args)  # noqa: E731
         handles.append(layer.register_forward_pre_hook(before))
         handles.append(layer.register_forward_hook(after))
+    for layer in (*layers, *layer_groups(base)):
         if layer.gradient_checkpointing:
             checkpoint = layer._gradient_checkpointing_func
             layer._gradient_checkpointing_func = _marking_recomputation(checkpoint, ledger)
@@ -259,11 +306,8 @@ def _recording(model: nn.Module, ledger: Ledger) -> Iterator[None]:
 def _marking_recomputation(checkpoint: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
     def marking(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def marked(*inputs: Any) -> Any:
-            ledger.recomputing = ledger.moment.phase == BACKWARD
-            try:
+            with ledger.counting_as(RECOMPUTED if ledger.moment.phase == BACKWARD else None):
                 return function(*inputs)
-            finally:
-                ledger.recomputing = False
 
         return checkpoint(marked, *args, **kwargs)
 

@@ -5,33 +5,41 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lrk.plan import Settings, plan
+from lrk.plan.command import description
+from lrk.plan.settings import IMPLEMENTATIONS, OPTIMIZERS
 from lrk.recipe import Placement, Sample, Samples, SampleStream
+from lrk.recipe.mixture import MixedSamples
 from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.lora import add_lora
 from lrk.train.pretrained import load_config, load_tokenizer
 from lrk.train.session import load_samples
 from lrk.train.trainer import training_placement
 
-ADAMW = ("adamw_torch", "adamw_torch_fused")
+# A plan without optimizer state.
+STATELESS = "sgd"
 SHOWN_SEGMENTS = 12
 SHOWN_CHARACTERS = 60
 SURVEYED_SAMPLES = 64
 
 
-def dry_run(arguments: LrkTrainingArguments) -> str:
+def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | None = None) -> str:
     """Check all that can be checked without the weights, and describe the run.
+
+    Args:
+        read_from: arguments with the model whose config and tokenizer are read, where that of the
+            run is yet to be made by another.
 
     Raises:
         ValueError: as `set_up`.
     """
     run_folder.check(arguments)
-    config = load_config(arguments)
-    tokenizer = load_tokenizer(arguments, config)
+    config = load_config(read_from or arguments)
+    tokenizer = load_tokenizer(read_from or arguments, config)
     samples, _ = load_samples(arguments, tokenizer)
-    placement = training_placement(arguments)
+    placement = training_placement(arguments, tokenizer)
     surveyed = _surveyed(samples)
     return "\n".join(
         [
@@ -45,7 +53,7 @@ def dry_run(arguments: LrkTrainingArguments) -> str:
     )
 
 
-def _surveyed(samples: Samples | SampleStream) -> list[Sample]:
+def _surveyed(samples: Samples | MixedSamples | SampleStream) -> list[Sample]:
     if isinstance(samples, SampleStream):
         return list(islice(samples, SURVEYED_SAMPLES))
     return [samples[index] for index in range(min(SURVEYED_SAMPLES, len(samples)))]
@@ -53,7 +61,7 @@ def _surveyed(samples: Samples | SampleStream) -> list[Sample]:
 
 def _token_plan(
     arguments: LrkTrainingArguments,
-    samples: Samples | SampleStream,
+    samples: Samples | MixedSamples | SampleStream,
     surveyed: Sequence[Sample],
     placement: Placement,
 ) -> Iterator[str]:
@@ -77,6 +85,19 @@ def _token_plan(
         yield f"  samples          {len(samples):,} of {samples.length:,} tokens"
         yield f"  packed           {samples.num_packed:,} hold more than one document"
         yield f"  tokens           {samples.num_tokens:,} used, {left_over:,} left over"
+        if samples.selection is not None:
+            yield (
+                f"  selection        {samples.selection.rule}, which leaves out "
+                f"{samples.num_unselected_tokens:,} more"
+            )
+        if isinstance(samples, Samples):
+            yield from _selected(samples, len(surveyed))
+    if isinstance(samples, MixedSamples):
+        for name, part, count in zip(arguments.data, samples.sources, samples.counts, strict=True):
+            yield (
+                f"  {count / len(samples):<16.1%} {len(part):,} samples of {name}, each "
+                f"{count / len(part):.1f} times"
+            )
     yield f"  a step           {batch:,} samples, {batch * samples.length:,} tokens"
     yield f"  steps            {steps:,}, {steps * batch * samples.length:,} tokens in all"
     yield (
@@ -90,6 +111,25 @@ def _token_plan(
         )
 
 
+def _selected(samples: Samples, count: int) -> Iterator[str]:
+    """What the selection takes for the first samples, where it takes something."""
+    chosen = [found for index in range(count) if (found := samples.choice(index)) is not None]
+    if not chosen:
+        return
+    stretch = sum(size for size, _ in chosen)
+    covered = sum(int(choice.tokens[-1] - choice.tokens[0]) + 1 for _, choice in chosen)
+    qualifying = sum(choice.num_qualifying for _, choice in chosen)
+    filled = sum(choice.num_filled for _, choice in chosen)
+    yield (
+        f"  chosen           {len(chosen) * samples.length / stretch:.1%} of {stretch:,} tokens, "
+        f"of which {qualifying / stretch:.1%} qualify, for the first {len(chosen):,} samples"
+    )
+    yield (
+        f"  covered          {covered / stretch:.1%} of them from first to last; "
+        f"{filled / (len(chosen) * samples.length):.1%} of the samples fill up"
+    )
+
+
 def _steps(arguments: LrkTrainingArguments, samples: int, batch: int) -> int:
     if arguments.max_steps > 0:
         return arguments.max_steps
@@ -100,11 +140,10 @@ def _one_sample(
     surveyed: Sequence[Sample], placement: Placement, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
     """The first sample that skips, segment by segment; the first one if none does."""
-    laid_out = ((sample, placement.position_ids(sample)) for sample in surveyed)
-    sample, positions = next(
-        (pair for pair in laid_out if int(pair[1][-1]) >= len(pair[1])),
-        (surveyed[0], placement.position_ids(surveyed[0])),
-    )
+    laid_out = map(placement.placed, surveyed)
+    skips = (s for s in laid_out if int(s["position_ids"][-1]) >= len(s["position_ids"]))
+    sample = next(skips, placement.placed(surveyed[0]))
+    positions = sample["position_ids"]
     yield f"Sample {sample['index']}, epoch 0: positions and text of each segment"
     start = 0
     segments = torch.cat(sample["segment_lengths"]).tolist()
@@ -120,25 +159,57 @@ def _one_sample(
 
 
 def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterator[str]:
-    """What is certain before a step is taken: bytes per parameter. Activations are not guessed."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=_dtype(arguments, config))
-        trained = add_lora(model, arguments) if arguments.lora_rank else model
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in trained.parameters()]
-    weights = sum(size for size, _ in sizes)
-    gradients = sum(size for size, is_trained in sizes if is_trained)
-    yield "Memory that does not depend on the length of a sample"
-    yield f"  weights          {weights / 2**30:8.2f} GiB"
-    yield f"  gradients        {gradients / 2**30:8.2f} GiB"
-    optimizer = arguments.to_dict()["optim"]
-    if optimizer in ADAMW:
-        yield f"  AdamW moments    {2 * gradients / 2**30:8.2f} GiB"
-    else:
-        yield f"  optimizer state  not predicted for {optimizer}"
-    yield "  activations and the loss come on top and are not predicted"
+    """What a step allocates, traced on fake tensors."""
+    implementation = _implementation(arguments.kernels)
+    yield "Memory of a step"
+    if implementation is None:
+        yield f"  not predicted for kernels {arguments.kernels}"
+        return
+    if arguments.load_in_4bit:
+        yield "  not predicted for load_in_4bit"
+        return
+    if arguments.load_in_4bit:
+        yield "  not predicted for load_in_4bit"
+        return
+    optim = str(arguments.to_dict()["optim"])
+    settings = plan_settings(arguments, config, implementation, optim)
+    yield description(plan(str(arguments.model_name_or_path), config, settings))
+    if optim not in OPTIMIZERS:
+        yield f"Optimizer state is not predicted for {optim}: it comes on top"
 
 
-def _dtype(arguments: LrkTrainingArguments, config: PretrainedConfig) -> torch.dtype:
+def plan_settings(
+    arguments: LrkTrainingArguments, config: PretrainedConfig, implementation: str, optim: str
+) -> Settings:
+    """The step of a run, on this kind of device."""
+    return Settings(
+        length=arguments.train_length,
+        batch=arguments.per_device_train_batch_size,
+        implementation=implementation,
+        dtype=_dtype(arguments, config),
+        bf16=bool(arguments.bf16 or arguments.fp16),  # float16 takes as many bytes
+        activation_checkpointing=bool(arguments.gradient_checkpointing),
+        keep_attention=arguments.keep_attention,
+        layers_per_checkpoint=arguments.layers_per_checkpoint,
+        tile_tokens=arguments.tile_tokens,
+        offload_activations=arguments.offload_activations,
+        optimizer_in_backward=arguments.optimizer_in_backward,
+        offload_optimizer=arguments.offload_optimizer,
+        accumulates=arguments.gradient_accumulation_steps > 1,
+        optim=optim if optim in OPTIMIZERS else STATELESS,
+        lora_rank=arguments.lora_rank,
+        clips=arguments.max_grad_norm > 0,
+        gpu="cpu" if arguments.use_cpu else "h100",
+    )
+
+
+def _implementation(kernels: dict[str, bool]) -> str | None:
+    """The planner's name of a choice of kernels, or None."""
+    return next((name for name, parts in IMPLEMENTATIONS.items() if parts == kernels), None)
+
+
+def _dtype(arguments: LrkTrainingArguments, config: PretrainedConfig) -> str:
     if arguments.dtype != "auto":
-        return getattr(torch, arguments.dtype)
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        return arguments.dtype
+    known = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    return str(known).removeprefix("torch.")

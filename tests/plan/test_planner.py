@@ -6,14 +6,15 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
-from lrk.plan import Settings, longest, plan
-from lrk.plan.ledger import GRADIENTS, LOSS, OPTIMIZER, PARTS, SAVED, WEIGHTS
+from lrk.plan import Plan, Settings, longest, plan
+from lrk.plan.ledger import DEVICE_PARTS, GRADIENTS, HOST, LOSS, OPTIMIZER, PARTS, SAVED, WEIGHTS
 from lrk.plan.planner import GIB
 from lrk.plan.settings import LIGER_STYLE, STOCK
 from lrk.plan.step import trace
 
 SETTINGS = Settings(length=48)
 DEEP = 5
+IN_BACKWARD = {"optimizer_in_backward": True, "accumulates": False, "clips": False}
 
 
 def parameters_of(config):
@@ -33,6 +34,17 @@ def parameters_of(config):
         ),
         pytest.param({"implementation": STOCK, "optim": "adamw_torch"}, id="stock"),
         pytest.param({"lora_rank": 2, "optim": "adafactor"}, id="LoRA"),
+        pytest.param(
+            {
+                "keep_attention": True,
+                "tile_tokens": 16,
+                "offload_activations": True,
+                "offload_optimizer": True,
+                "optim": "adamw_torch_fused",
+                **IN_BACKWARD,
+            },
+            id="all techniques",
+        ),
     ],
 )
 def test_extrapolation_is_exact(config, changes):
@@ -42,6 +54,30 @@ def test_extrapolation_is_exact(config, changes):
     extrapolated, full = plan("tiny", config, settings), trace(config, settings)
     assert extrapolated.flops == full.flops
     assert extrapolated.usages == full.usages
+
+
+@pytest.mark.parametrize("each", [2, 3])
+def test_extrapolation_of_groups_is_exact(config, each):
+    """Of each checkpoint the fullest instant, to the byte."""
+    config.num_hidden_layers = 5 * each
+    settings = dataclasses.replace(SETTINGS, tile_tokens=16, layers_per_checkpoint=each)
+    extrapolated, full = plan("tiny", config, settings), trace(config, settings)
+    assert extrapolated.flops == full.flops
+    assert {name: usage.parts for name, usage in extrapolated.phases.items()} == {
+        name: usage.parts for name, usage in Plan("tiny", settings, *full).phases.items()
+    }
+
+
+def test_rarer_checkpoints_save_fewer_inputs(config):
+    config.num_hidden_layers = 6
+    settings = dataclasses.replace(SETTINGS, tile_tokens=16)
+    usual = plan("tiny", config, settings)
+    rarer = plan("tiny", config, dataclasses.replace(settings, layers_per_checkpoint=2))
+    saved = [each.phases["loss"].parts[SAVED] for each in (usual, rarer)]
+    assert saved[0] - saved[1] == 3 * 48 * config.hidden_size * 2
+    # The MLPs of the first layers, whose results the second ones need.
+    products = 3 * 2 * 48 * config.hidden_size * config.intermediate_size
+    assert rarer.flops - usual.flops == 3 * products
 
 
 def test_layers_that_differ_are_traced_in_full(config):
@@ -60,7 +96,7 @@ def test_weights_gradients_and_moments_are_those_of_the_formula(config):
     assert 0 <= peak.parts[WEIGHTS] - 4 * count < 4096
     assert peak.parts[GRADIENTS] == 4 * count
     assert 0 <= peak.parts[OPTIMIZER] - 8 * count < 1024
-    assert sum(peak.parts.values()) == peak.total
+    assert sum(peak.parts[part] for part in DEVICE_PARTS) == peak.total
 
 
 def test_low_bit_moments_take_a_byte(config):
@@ -123,7 +159,7 @@ def test_longest(config):
 
 def test_kept_attention_costs_memory_and_saves_flops(config):
     """Outputs of 64 and lse of 4 heads for 48 tokens a layer; the forward pass of attention."""
-    kept = plan("tiny", config, dataclasses.replace(SETTINGS, keeps_attention=True))
+    kept = plan("tiny", config, dataclasses.replace(SETTINGS, keep_attention=True))
     usual = plan("tiny", config, SETTINGS)
     layers, pairs = config.num_hidden_layers, 48 * 49 // 2
     assert usual.flops - kept.flops == layers * 2 * 2 * pairs * 64
@@ -131,11 +167,56 @@ def test_kept_attention_costs_memory_and_saves_flops(config):
     assert saved[0] - saved[1] == layers * (48 * 64 * 2 + 48 * 4 * 4 + (-48 * 4 * 4) % 512)
 
 
+def test_tiles_bound_what_a_layer_computes_again(config):
+    """Two layers of 480 tokens: in place of all of an MLP's inside, that of a tile."""
+    settings = Settings(length=480, dtype="float32", optim="sgd", gpu="cpu")
+    whole = plan("tiny", config, settings).phases["backward"]
+    tiled = plan("tiny", config, dataclasses.replace(settings, tile_tokens=32)).phases["backward"]
+    inside = 480 * config.intermediate_size * 4
+    assert whole.total - tiled.total > 4 * inside
+    assert tiled.parts[SAVED] == whole.parts[SAVED]
+
+
+def test_offloaded_activations_leave_the_device(config):
+    """All inputs of layers are on the host, and two of them on the device at a time."""
+    config.num_hidden_layers = 6
+    kept = plan("tiny", config, SETTINGS).phases["loss"]
+    gone = plan("tiny", config, dataclasses.replace(SETTINGS, offload_activations=True))
+    one = 48 * config.hidden_size * 2
+    loss = gone.phases["loss"]
+    assert loss.parts[HOST] == 6 * one
+    assert kept.parts[SAVED] - loss.parts[SAVED] == 5 * one
+    assert loss.total == kept.total - 5 * one
+
+
+def test_optimizer_on_the_host(config):
+    settings = dataclasses.replace(SETTINGS, optim="adamw_torch_fused")
+    here = plan("tiny", config, settings).phases["optimizer"]
+    there = plan("tiny", config, dataclasses.replace(settings, offload_optimizer=True))
+    there = there.phases["optimizer"]
+    assert here.parts[OPTIMIZER] >= 2 * 2 * parameters_of(config)
+    assert there.parts[OPTIMIZER] == 0
+    assert there.parts[HOST] >= here.parts[OPTIMIZER]
+
+
+def test_gradients_go_as_they_come(config):
+    usual = dataclasses.replace(SETTINGS, **IN_BACKWARD | {"optimizer_in_backward": False})
+    held, gone = (
+        plan("tiny", config, each).phases
+        for each in (usual, dataclasses.replace(SETTINGS, **IN_BACKWARD))
+    )
+    every = 2 * parameters_of(config)
+    assert held["optimizer"].parts[GRADIENTS] >= every
+    assert gone["optimizer"].parts[GRADIENTS] == 0
+    assert gone["backward"].parts[GRADIENTS] < every / 2
+
+
 def test_report_has_the_pinned_keys(config):
     report = plan("tiny", config, SETTINGS).report(tokens=10**6, dollars_per_hour=2.0)
     keys = ["model", "length", "settings", "peak_gib", "parts", "flops", "estimate"]
     assert list(report) == keys
     assert list(report["parts"]) == list(PARTS)
+    assert report["parts"].pop("offloaded_to_host") == 0
     assert sum(report["parts"].values()) == pytest.approx(report["peak_gib"])
     assert report["peak_gib"] * GIB == plan("tiny", config, SETTINGS).peak.total
     estimate = report["estimate"]
@@ -151,7 +232,14 @@ def test_report_has_the_pinned_keys(config):
         ({"implementation": "liger"}, "implementation is 'liger'"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"lora_rank": -1}, "lora_rank is -1"),
-        ({"keeps_attention": True, "implementation": STOCK}, "keeps_attention is true"),
+        ({"keep_attention": True, "implementation": STOCK}, "keep_attention is True; it needs"),
+        ({"tile_tokens": -1}, "tile_tokens is -1"),
+        (
+            {"offload_activations": True, "activation_checkpointing": False},
+            "offload_activations is True; it needs activation_checkpointing",
+        ),
+        ({"optimizer_in_backward": True}, "it needs accumulates and clips to be false"),
+        ({"offload_optimizer": True}, "it needs one of the optim adamw_torch_fused"),
     ],
 )
 def test_bad_settings(changes, message):

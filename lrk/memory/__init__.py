@@ -1,0 +1,1 @@
+"""What a training step keeps on the device, and less of it."""
