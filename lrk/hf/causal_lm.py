@@ -1,5 +1,6 @@
 """The loss of a transformers causal language model without its logits in memory."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,6 +11,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from lrk.kernels.cross_entropy import linear_cross_entropy
+from lrk.kernels.cross_entropy.reduction import reduce_tokens
+
+# A weight for each label, or a function from the losses of the labels to weights.
+TokenWeight = Tensor | Callable[[Tensor], Tensor]
 
 
 class LrkForCausalLM:
@@ -31,18 +36,26 @@ class LrkForCausalLM:
         use_cache: bool | None = None,
         logits_to_keep: int | slice | Tensor = 0,
         output_logits: bool = False,
+        token_weight: TokenWeight | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """As the stock forward, but with `labels` the output's `logits` are None.
 
         Args:
             output_logits: form the logits also where `labels` are given.
+            token_weight: (B, S) weight of each label's loss, in the places of `labels` (of
+                `shift_labels` where they are given); or a function that makes it of the losses,
+                (B, S), given without gradients and 0 where ignored. The mean divides by
+                `num_items_in_batch`, without it by the sum of the weights.
             kwargs: as in transformers; of the loss's own, `shift_labels`, `num_items_in_batch` and
                 `ignore_index` are honoured.
 
         Raises:
-            ValueError: where the model's loss is not plain next-token cross-entropy.
+            ValueError: where the model's loss is not plain next-token cross-entropy, or
+                `token_weight` is given without `labels`.
         """
+        if token_weight is not None and labels is None:
+            raise ValueError("token_weight is given without labels, whose losses it would weigh")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -53,7 +66,7 @@ class LrkForCausalLM:
             **kwargs,
         )
         hidden = outputs.last_hidden_state
-        loss = None if labels is None else self._fused_loss(hidden, labels, **kwargs)
+        loss = None if labels is None else self._fused_loss(hidden, labels, token_weight, **kwargs)
         logits = None
         if labels is None or output_logits:
             if isinstance(logits_to_keep, int):
@@ -71,6 +84,7 @@ class LrkForCausalLM:
         self,
         hidden: Tensor,
         labels: Tensor,
+        token_weight: TokenWeight | None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         ignore_index: int = -100,
@@ -89,14 +103,37 @@ class LrkForCausalLM:
                 "torch.nn.Linear: leave lm_head out of the adapter or use "
                 "lrk.patch(model, cross_entropy=False)"
             )
+        shifts = shift_labels is None
         if shift_labels is None:
-            shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-        loss = linear_cross_entropy(
+            shift_labels = _to_predictor(labels, ignore_index)
+        shift_labels = shift_labels.to(hidden.device)
+        loss_of = functools.partial(
+            linear_cross_entropy,
             hidden,
             self.lm_head.weight,
-            shift_labels.to(hidden.device),
+            shift_labels,
             bias=self.lm_head.bias,
             ignore_index=ignore_index,
-            num_items=num_items_in_batch,
         )
-        return cast(Tensor, loss)
+        if token_weight is None or isinstance(token_weight, Tensor):
+            if token_weight is not None and shifts:
+                token_weight = _to_predictor(token_weight, 0)
+            return cast(Tensor, loss_of(token_weight=token_weight, num_items=num_items_in_batch))
+        losses = cast(Tensor, loss_of(reduction="none"))
+        weight = (
+            _to_predictor(token_weight(_to_label(losses.detach())), 0)
+            if shifts
+            else token_weight(losses.detach())
+        )
+        kept = shift_labels != ignore_index
+        return reduce_tokens(losses, kept, "mean", weight, num_items_in_batch)
+
+
+def _to_predictor(of_labels: Tensor, fill: float) -> Tensor:
+    """What belongs to a token, (B, S), moved to the token before it, which predicts it."""
+    return nn.functional.pad(of_labels, (0, 1), value=fill)[..., 1:]
+
+
+def _to_label(of_predictors: Tensor) -> Tensor:
+    """The way back; 0 for the first token, which nothing predicts."""
+    return nn.functional.pad(of_predictors[..., :-1], (1, 0))

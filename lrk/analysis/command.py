@@ -1,0 +1,67 @@
+"""The command `lrk-data analyze`, also `python -m lrk.analysis`."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from transformers.hf_argparser import string_to_bool
+
+from lrk.analysis.analysis import analyze
+from lrk.analysis.arguments import AnalysisArguments
+from lrk.train.atomic import SaveError
+from lrk.train.finite import NotFiniteError
+from lrk.train.parser import underscored
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """One option for each of `AnalysisArguments`."""
+    hints = get_type_hints(AnalysisArguments)
+    for item in fields(AnalysisArguments):
+        hint = hints[item.name]
+        kind = next((part for part in get_args(hint) if part is not type(None)), hint)
+        default = item.default if item.default is not MISSING else []
+        text = item.metadata["help"]
+        if default not in ("", None, []) and default is not False:
+            text += f" (default: {default})"
+        options: dict[str, Any] = {"type": kind}
+        if get_origin(hint) is list:
+            options = {"nargs": "+", "type": str}
+        elif kind is bool:
+            options = {"type": string_to_bool, "nargs": "?", "const": True}
+        required = item.name in ("model", "data", "output_dir")
+        parser.add_argument(
+            f"--{item.name}", default=default, required=required,
+            help=text.replace("%", "%%"), **options,
+        )  # fmt: skip
+
+
+def run(namespace: Namespace) -> int:
+    """Analyze, and print what was found.
+
+    Returns 2 after a sentence on bad input, 1 after a sentence on results that cannot be saved.
+    """
+    given = {item.name: getattr(namespace, item.name) for item in fields(AnalysisArguments)}
+    try:
+        analysis = analyze(AnalysisArguments(**given))
+    except ValueError as error:
+        print(f"lrk-data analyze: {error}", file=sys.stderr)
+        return 2
+    except (SaveError, NotFiniteError) as error:
+        print(f"lrk-data analyze: {error}", file=sys.stderr)
+        return 1
+    print(analysis.report())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m lrk.analysis --model H --data ... --output_dir ...`."""
+    parser = ArgumentParser(
+        prog="lrk-data analyze",
+        description="Find the token types that gain from a longer window.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    words = sys.argv[1:] if argv is None else argv
+    return run(parser.parse_args([underscored(word) for word in words]))
