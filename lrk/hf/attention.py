@@ -33,6 +33,7 @@ def lrk_attention(
     position_ids: Tensor | None = None,
     cu_seq_lens_q: Tensor | None = None,
     cu_seq_lens_k: Tensor | None = None,
+    attention_temperature: float = 1.0,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """Attention function of the backend; the signature is transformers'.
@@ -41,13 +42,15 @@ def lrk_attention(
         query: (B, Hq, Sq, D); key, value: (B, Hk, Sk, D).
         attention_mask: what `document_boundaries` returned for this forward pass, or None.
         cu_seq_lens_q: (N + 1,) boundaries of packed documents over the flattened B * Sq tokens.
+        attention_temperature: positive; the scores are divided by it before the softmax. Above 1 a
+            query spreads its attention, as it does among more keys: see docs/proof.md.
 
     Returns:
         (B, Sq, Hq, D) output and None: the weights are never formed.
 
     Raises:
-        ValueError: for dropout, for a mask that the backend did not make, and for padding and
-            packed documents at once.
+        ValueError: for dropout, for a mask that the backend did not make, for padding and packed
+            documents at once, and for a temperature that is not positive.
     """
     if dropout:
         raise ValueError(
@@ -66,6 +69,10 @@ def lrk_attention(
                 "padding is a document too"
             )
         cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
+    if attention_temperature <= 0:
+        raise ValueError(f"attention_temperature is {attention_temperature}; it must be positive")
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
     causal = module.is_causal if is_causal is None else is_causal
     # A window counts positions, so that a model trained on skipped positions sees what it will see
     # at full length. A cache holds keys without their positions, but those do not skip.
@@ -79,7 +86,7 @@ def lrk_attention(
         cu_seqlens_k=cu_seq_lens_k,
         window=sliding_window,
         window_position_ids=position_ids if whole and sliding_window is not None else None,
-        scale=scaling,
+        scale=scaling / attention_temperature,
         softcap=softcap,
     )
     return cast(Tensor, output).transpose(1, 2), None

@@ -28,7 +28,17 @@ class LrkBaseModel:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """As the stock forward, with `checked_positions`."""
+        """As the stock forward, with `checked_positions`.
+
+        Raises:
+            ValueError: also for an `attention_temperature` that the backend would ignore.
+        """
+        if "attention_temperature" in kwargs and self.config._attn_implementation != BACKEND:
+            raise ValueError(
+                f"attention_temperature is {kwargs['attention_temperature']}, which the attention "
+                f"implementation {self.config._attn_implementation!r} ignores: use "
+                "lrk.patch(model, attention=True)"
+            )
         tokens = kwargs.get("inputs_embeds") if input_ids is None else input_ids
         if position_ids is not None and tokens is not None:
             # `generate` prepares one mask for each type of layer; padding is the same in all.

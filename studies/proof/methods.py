@@ -1,0 +1,64 @@
+"""The ways of extending a model's window that the study compares."""
+
+import math
+from dataclasses import dataclass
+
+from lrk import positions
+from lrk.positions import Sampler
+
+WINDOW = 128
+TARGET = 1024
+SHORT = round(0.3 * TARGET)
+"""Tokens of a sample whose positions are spread: 30 % of the target."""
+
+REACH = 2
+"""Over how many targets positions are drawn; distances near the end of a window are rare in it."""
+TEMPERATURE = math.log(REACH * TARGET) / math.log(SHORT)
+"""Of attention in training: see docs/proof.md."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way.
+
+    Attributes:
+        name: as the tables say it.
+        length: tokens of a training sample; None trains nothing.
+        sampler: their positions.
+        reach: over how many targets the positions are drawn.
+        temperature: of the softmax of attention in training; None is transformers' own 1.
+        scales_theta: whether the RoPE base is raised for TARGET.
+        patched: whether lrk runs the model in training, or transformers as it comes.
+    """
+
+    name: str
+    length: int | None = None
+    sampler: Sampler = positions.contiguous
+    reach: int = 1
+    temperature: float | None = None
+    scales_theta: bool = True
+    patched: bool = True
+
+
+METHODS = (
+    Method("nothing", scales_theta=False),
+    Method("theta only"),
+    Method("short training", WINDOW),
+    Method("full length", TARGET),
+    Method("RandPos", SHORT, positions.randpos),
+    Method("E2", WINDOW, positions.e2),
+    Method("CREAM", WINDOW, positions.cream),
+    Method("EndPrompt", SHORT, positions.endprompt),
+    Method("PoSE", SHORT, positions.pose),
+    Method("LongRecipe", SHORT, positions.longrecipe),
+    Method("PoSE + reach + temperature", SHORT, positions.pose, REACH, TEMPERATURE),
+    Method("PoSE, stock transformers", SHORT, positions.pose, patched=False),
+    Method("LongRecipe, stock transformers", SHORT, positions.longrecipe, patched=False),
+)
+
+ABLATION = (
+    Method("PoSE + reach", SHORT, positions.pose, REACH),
+    Method("PoSE + temperature", SHORT, positions.pose, 1, math.log(TARGET) / math.log(SHORT)),
+    Method("LongRecipe + reach + temperature", SHORT, positions.longrecipe, REACH, TEMPERATURE),
+)
+"""What of the best short method does it: one part at a time taken out or replaced."""
