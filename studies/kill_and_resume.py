@@ -68,7 +68,7 @@ class Study:
     def __init__(self, folder: Path, seed: int, start_method: str = "forkserver") -> None:
         self.folder = folder
         self._context: Any = multiprocessing.get_context(start_method)
-        self._random = random.Random(seed)
+        self.random = random.Random(seed)
         self._references: dict[str, tuple[float, float]] = {}
         write_model(folder / "model")
         write_corpus(folder / "corpus", documents=60)
@@ -88,7 +88,7 @@ class Study:
         resumed = self._start(run, kind)
         resumed.join()
         faults = [f"resuming exits with {resumed.exitcode}"] if resumed.exitcode else []
-        faults += [] if faults else _differences(run, self.folder / f"reference-{kind}")
+        faults += [] if faults else differences(run, self.folder / f"reference-{kind}")
         return Trial(moment, seconds, found, faults)
 
     def _kill(self, run: Path, kind: str, moment: str) -> float | None:
@@ -97,16 +97,16 @@ class Study:
         process = self._start(run, kind)
         begin = time.perf_counter()
         if moment == "preparing":
-            time.sleep(self._random.uniform(0, ready))
+            time.sleep(self.random.uniform(0, ready))
         elif moment == "training":
-            _wait(process, (run / "config.yaml").exists)
-            time.sleep(self._random.uniform(0, finished - ready))
+            wait(process, (run / "config.yaml").exists)
+            time.sleep(self.random.uniform(0, finished - ready))
         else:
             name = ".partial-model"
             if moment == "saving":
-                name = f".partial-checkpoint-{3 * self._random.randint(1, STEPS // 3)}"
-            _wait(process, (run / name).exists)
-            time.sleep(self._random.uniform(0, 0.02))
+                name = f".partial-checkpoint-{3 * self.random.randint(1, STEPS // 3)}"
+            wait(process, (run / name).exists)
+            time.sleep(self.random.uniform(0, 0.02))
         process.kill()
         process.join()
         return time.perf_counter() - begin if process.exitcode == -signal.SIGKILL else None
@@ -117,7 +117,7 @@ class Study:
             run = self.folder / f"reference-{kind}"
             begin = time.perf_counter()
             process = self._start(run, kind)
-            _wait(process, (run / "config.yaml").exists)
+            wait(process, (run / "config.yaml").exists)
             ready = time.perf_counter() - begin
             process.join()
             if process.exitcode:
@@ -153,7 +153,10 @@ class Study:
         }
         if streams:
             options["shuffle_buffer"] = 8
-        words = [f"--{name}={value}" for name, value in options.items()]
+        return self.start([f"--{name}={value}" for name, value in options.items()], run)
+
+    def start(self, words: list[str], run: Path) -> Any:
+        """One `lrk-train` in a process of its own."""
         process = self._context.Process(
             target=train, args=(words, self.folder / f"cache-{run.name}")
         )
@@ -176,7 +179,8 @@ def train(words: list[str], cache: Path) -> None:
     sys.exit(main(words))
 
 
-def _wait(process: Any, condition: Callable[[], bool]) -> None:
+def wait(process: Any, condition: Callable[[], bool]) -> None:
+    """Until something is so, or the process has ended."""
     while process.is_alive() and not condition():
         time.sleep(0.0005)
 
@@ -188,7 +192,8 @@ def _listing(run: Path) -> str:
     return ", ".join(short) or ("no checkpoint" if run.exists() else "nothing")
 
 
-def _differences(run: Path, reference: Path) -> list[str]:
+def differences(run: Path, reference: Path) -> list[str]:
+    """What a resumed run and an uninterrupted one do not have in common."""
     from safetensors.torch import load_file
 
     from lrk.train.telemetry import read_metrics

@@ -8,12 +8,18 @@ import torch
 import transformers
 import yaml
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION, is_bitsandbytes_available
 
 from lrk.positions import SAMPLERS
+from lrk.recipe.mixture import check_shares
+from lrk.recipe.selection import BETWEEN_SENTENCES, POSITIONS, SELECTIONS, check_table
+from lrk.recipe.upsample import check_upsampling
 from lrk.train.nearest import did_you_mean
 
+PLAIN, LONGCE, IMPACTFUL = TOKEN_LOSSES = ("plain", "longce", "impactful")
 KERNELS = ("rope", "attention", "cross_entropy")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
+HOST_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
 TRAIN_SHARE = 0.3
 SHUFFLE_BUFFER = 256
 
@@ -50,6 +56,10 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         default_factory=list,
         metadata=_help("files, folders, glob patterns or hub:OWNER/NAME to train on"),
     )
+    data_shares: list[float] | None = field(
+        default=None,
+        metadata=_help("share of the samples that each source of data gives (default: all of it)"),
+    )
     eval_data: list[str] = field(
         default_factory=list, metadata=_help("the same, to evaluate on; never packed")
     )
@@ -78,12 +88,46 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         ),
     )
 
+    upsample_longer_than: int | None = field(
+        default=None,
+        metadata=_help("prepared documents of more tokens are read more often (default: none)"),
+    )
+    upsample_factor: float = field(
+        default=5.0,
+        metadata=_help("their weight beside shorter ones of a source, which keeps its tokens"),
+    )
+
     target_length: int = field(default=131_072, metadata=_help("window to reach, in tokens"))
     train_length: int = field(  # type: ignore[assignment]
         default=None, metadata=_help(f"real tokens of a sample (default: {TRAIN_SHARE} x target)")
     )
+    selection: str | None = field(
+        default=None,
+        metadata=_help(
+            "how a sample's text is chosen from target_length tokens of a document: one of "
+            f"{', '.join(SELECTIONS)} (default: it is train_length tokens in a row)"
+        ),
+    )
+    impactful_tokens: str | None = field(
+        default=None,
+        metadata=_help("table of lrk-data analyze, for selection or token_loss impactful"),
+    )
     position_method: str = field(
         default="longrecipe", metadata=_help(f"one of {', '.join(SAMPLERS)}")
+    )
+    end_prompt: str | None = field(
+        default=None,
+        metadata=_help("text that ends every sample, for position_method endprompt"),
+    )
+    pin_end: bool = field(
+        default=False,
+        metadata=_help("let longrecipe end every sample at the last position of the target"),
+    )
+    position_reach: float = field(
+        default=1.0, metadata=_help("positions are drawn over so many target_lengths")
+    )
+    attention_temperature: float = field(
+        default=1.0, metadata=_help("softmax temperature of attention in training")
     )
     contiguous_share: float = field(
         default=0.3, metadata=_help("share of samples that keep ordinary positions")
@@ -101,9 +145,48 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         default="longrecipe", metadata=_help("as position_method, in evaluation")
     )
 
+    token_loss: str = field(
+        default=PLAIN,
+        metadata=_help(f"how tokens are weighed in training: one of {', '.join(TOKEN_LOSSES)}"),
+    )
+    impactful_weight: float = field(
+        default=2.0, metadata=_help("token_loss impactful: weight of its types beside others")
+    )
+    longce_short_context: int = field(
+        default=4096, metadata=_help("token_loss longce: short context, in positions")
+    )
+    longce_short_stride: int = field(
+        default=1024,
+        metadata=_help("token_loss longce: positions between short contexts; more is faster"),
+    )
+    longce_max_weight: float = field(
+        default=5.0, metadata=_help("token_loss longce: largest weight of a token")
+    )
+
     kernels: dict[str, bool] = field(
         default_factory=lambda: dict.fromkeys(KERNELS, True),
         metadata=_help("which lrk operations run"),
+    )
+    keep_attention: bool = field(
+        default=False,
+        metadata=_help("checkpoints keep what attention made: more memory, less time"),
+    )
+    layers_per_checkpoint: int = field(
+        default=1, metadata=_help("layers from one checkpoint to the next")
+    )
+    tile_tokens: int = field(
+        default=0,
+        metadata=_help("compute norms and MLPs in tiles of so many tokens; 0 computes them whole"),
+    )
+    offload_activations: bool = field(
+        default=False, metadata=_help("hold checkpoints in host memory")
+    )
+    optimizer_in_backward: bool = field(
+        default=False,
+        metadata=_help("update each parameter, and free its gradient, as soon as it has one"),
+    )
+    offload_optimizer: bool = field(
+        default=False, metadata=_help("hold the optimizer's state in host memory, and step there")
     )
 
     lora_rank: int = field(
@@ -115,6 +198,10 @@ class LrkTrainingArguments(transformers.TrainingArguments):
     lora_dropout: float = field(default=0.0, metadata=_help("dropout before LoRA adapters"))
     lora_targets: str | list[str] = field(
         default="all-linear", metadata=_help("modules that get LoRA adapters (default: all-linear)")
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata=_help("QLoRA: the frozen linear layers in 4 bits, by bitsandbytes (NF4)"),
     )
 
     overwrite_output_dir: bool = field(
@@ -157,6 +244,11 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"one process sees {self.n_gpu} GPUs, over which packed documents cannot be "
                 f"split: start one process a GPU, torchrun --nproc_per_node {self.n_gpu}"
             )
+        if self.optimizer_in_backward and self.world_size > 1:
+            raise ValueError(
+                f"optimizer_in_backward is true with {self.world_size} processes; it needs one: it "
+                "would take each process's gradients before they are averaged"
+            )
         if self.accelerator_config.dispatch_batches:
             raise ValueError(
                 "accelerator_config.dispatch_batches must not be true: it slices batches by row, "
@@ -195,6 +287,12 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         _require_one_of("position_method", self.position_method, SAMPLERS)
         _require_one_of("eval_position_method", self.eval_position_method, SAMPLERS)
         _require_one_of("dtype", self.dtype, DTYPES)
+        if not 1 <= self.position_reach < math.inf:
+            raise ValueError(f"position_reach is {self.position_reach}; it must be at least 1")
+        if not 0 < self.attention_temperature < math.inf:
+            raise ValueError(
+                f"attention_temperature is {self.attention_temperature}; it must be positive"
+            )
         for name in ("contiguous_share", "lora_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
@@ -209,8 +307,7 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}; one "
                 "of them must be positive"
             )
-        if self.lora_rank < 0:
-            raise ValueError(f"lora_rank is {self.lora_rank}; it must be 0 or positive")
+        self._check_lora()
         if self.rope_theta is not None and self.rope_theta <= 0:
             raise ValueError(f"rope_theta is {self.rope_theta}; it must be positive")
         if min(self.eval_lengths or [], default=self.train_length) < self.train_length:
@@ -218,9 +315,118 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"eval_lengths is {self.eval_lengths}; each must be at least train_length "
                 f"{self.train_length}"
             )
+        self._check_selection()
+        self._check_token_loss()
+        self._check_mixture()
         self._check_streaming()
         self._check_attention()
+        self._check_memory()
         self._check_conflicts()
+
+    def _check_lora(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank is {self.lora_rank}; it must be 0 or positive")
+        if not self.load_in_4bit:
+            return
+        if not self.lora_rank:
+            raise ValueError(
+                "load_in_4bit is true with lora_rank 0; weights of 4 bits are not trained "
+                "themselves, so lora_rank must be positive"
+            )
+        if self.gguf_file is not None:
+            raise ValueError(
+                f"load_in_4bit is true with gguf_file {self.gguf_file!r}, whose weights are "
+                "quantised in another way; choose one of the two"
+            )
+        if not is_bitsandbytes_available():
+            raise ValueError(
+                "load_in_4bit is true, but bitsandbytes "
+                f"{BITSANDBYTES_MIN_VERSION} or newer is not installed; `pip install lrk[qlora]`"
+            )
+
+    def _check_selection(self) -> None:
+        if self.selection is not None:
+            _require_one_of("selection", self.selection, SELECTIONS)
+        check_table(self.selection, self.selection_table)
+        if self.upsample_longer_than is not None:
+            check_upsampling(self.upsample_longer_than, self.upsample_factor)
+            if self.streaming:
+                raise ValueError(
+                    f"upsample_longer_than is {self.upsample_longer_than} with streaming; how "
+                    "often a document is read depends on the lengths of all of its source"
+                )
+        if self.end_prompt is not None and self.position_method != "endprompt":
+            raise ValueError(
+                f"end_prompt is given with position_method {self.position_method!r}; it belongs to "
+                "'endprompt'"
+            )
+        if self.pin_end and self.position_method != "longrecipe":
+            raise ValueError(
+                f"pin_end is true with position_method {self.position_method!r}; it belongs to "
+                "'longrecipe'"
+            )
+        if self.selection == POSITIONS and self.position_method in BETWEEN_SENTENCES:
+            raise ValueError(
+                "selection 'positions' takes the text from where the positions are, but "
+                f"position_method {self.position_method!r} puts its gaps between the sentences of "
+                "a text that is there already; choose another of the two"
+            )
+
+    @property
+    def selection_table(self) -> str | None:
+        """`impactful_tokens`, unless the loss alone reads it."""
+        loss_alone = self.token_loss == IMPACTFUL and self.selection != IMPACTFUL
+        return None if loss_alone else self.impactful_tokens
+
+    def _check_token_loss(self) -> None:
+        _require_one_of("token_loss", self.token_loss, TOKEN_LOSSES)
+        for name in ("longce_short_context", "longce_short_stride"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("impactful_weight", "longce_max_weight"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.token_loss != PLAIN and not self.kernels["cross_entropy"]:
+            raise ValueError(
+                f"token_loss is {self.token_loss!r} with kernels.cross_entropy false; the loss of "
+                "transformers takes no weights, so keep kernels.cross_entropy"
+            )
+        if self.token_loss == IMPACTFUL and self.impactful_tokens is None:
+            raise ValueError(
+                "token_loss is 'impactful' without impactful_tokens; it must name a table of "
+                "lrk-data analyze"
+            )
+        if self.token_loss == LONGCE:
+            self._check_longce()
+
+    def _check_longce(self) -> None:
+        if not self.kernels["attention"]:
+            raise ValueError(
+                "token_loss is 'longce' with kernels.attention false; short contexts are packed as "
+                "documents, which needs it"
+            )
+        if self.fsdp or self.deepspeed:
+            raise ValueError(
+                "token_loss is 'longce' with fsdp or deepspeed; processes compute different "
+                "numbers of short contexts, so each needs all weights"
+            )
+        short = self.longce_short_context + self.longce_short_stride
+        if short >= self.target_length:
+            raise ValueError(
+                f"token_loss is 'longce' with longce_short_context {self.longce_short_context} and "
+                f"longce_short_stride {self.longce_short_stride}; their sum must be less than "
+                f"target_length {self.target_length}, or no token has more than a short context"
+            )
+
+    def _check_mixture(self) -> None:
+        if self.data_shares is None:
+            return
+        check_shares(self.data_shares, len(self.data))
+        if self.streaming:
+            raise ValueError(
+                "data_shares is given with streaming; a stream reads one source after the other, "
+                "so leave one of them out"
+            )
 
     def _check_streaming(self) -> None:
         if not self.streaming:
@@ -252,6 +458,11 @@ class LrkTrainingArguments(transformers.TrainingArguments):
     def _check_attention(self) -> None:
         if self.kernels["attention"]:
             return
+        if self.attention_temperature != 1:
+            raise ValueError(
+                f"attention_temperature is {self.attention_temperature} with kernels.attention "
+                "false: stock attention has no temperature, so leave it at 1"
+            )
         if self.position_method != "contiguous":
             raise ValueError(
                 f"kernels.attention is false with position_method {self.position_method!r}: stock "
@@ -262,6 +473,54 @@ class LrkTrainingArguments(transformers.TrainingArguments):
             raise ValueError(
                 f"kernels.attention is false with eval_lengths {self.eval_lengths}: without it "
                 f"only train_length {self.train_length} can be evaluated"
+            )
+
+    @property
+    def own_checkpointing(self) -> list[str]:
+        """What is asked of checkpointing that `lrk.memory.checkpointing` adds to transformers'."""
+        defaults = {
+            "keep_attention": False,
+            "offload_activations": False,
+            "layers_per_checkpoint": 1,
+        }
+        return [name for name, default in defaults.items() if getattr(self, name) != default]
+
+    def _check_memory(self) -> None:
+        for name, least in (("tile_tokens", 0), ("layers_per_checkpoint", 1)):
+            if getattr(self, name) < least:
+                allowed = "0 or positive" if least == 0 else f"at least {least}"
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}")
+        # Older releases of transformers know the second name only.
+        checkpoints = getattr(self, "activation_checkpointing", None) or self.gradient_checkpointing
+        options = getattr(self, "activation_checkpointing_kwargs", None)
+        for name in self.own_checkpointing:
+            said = f"{name} is {str(getattr(self, name)).lower()}"
+            if not checkpoints:
+                raise ValueError(f"{said}; it needs activation_checkpointing")
+            if options or self.gradient_checkpointing_kwargs:
+                raise ValueError(
+                    f"{said} with activation_checkpointing_kwargs; give one of them: lrk sets its "
+                    "own"
+                )
+            if name != "offload_activations" and not self.kernels["attention"]:
+                raise ValueError(f"{said}; it needs kernels.attention")
+        if self.optimizer_in_backward:
+            for name, needed in (
+                ("gradient_accumulation_steps", 1),
+                ("max_grad_norm", 0),
+                ("fp16", False),
+            ):
+                if getattr(self, name) != needed:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)} with optimizer_in_backward; it must be "
+                        f"{needed}: gradients are gone before they could be summed, clipped or "
+                        "unscaled"
+                    )
+        optim = str(getattr(self.optim, "value", self.optim))
+        if self.offload_optimizer and optim not in HOST_OPTIMIZERS:
+            raise ValueError(
+                f"optim is {optim} with offload_optimizer; it must be one of "
+                f"{', '.join(HOST_OPTIMIZERS)}"
             )
 
     def _check_conflicts(self) -> None:

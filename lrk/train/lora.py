@@ -1,13 +1,25 @@
-"""LoRA adapters, by peft."""
+"""LoRA adapters, by peft, on whole weights or on weights of 4 bits (QLoRA)."""
 
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from lrk.train.arguments import LrkTrainingArguments
 
 
 def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftModel:
-    """Freeze the model and put trainable adapters of rank `lora_rank` on `lora_targets`."""
+    """Freeze the model and put trainable adapters of rank `lora_rank` on `lora_targets`.
+
+    The adapters are float32 also where the model is bfloat16 or of 4 bits.
+    """
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
@@ -16,3 +28,37 @@ def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftMod
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def four_bits(arguments: LrkTrainingArguments) -> BitsAndBytesConfig:
+    """How `load_in_4bit` stores linear layers: NF4, its scales quantised too (QLoRA, 2305.14314).
+
+    They are multiplied in bfloat16 or float16 where the run has that autocast, else in `dtype`.
+    Embeddings, norms and `lm_head` stay as they are.
+    """
+    autocast = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else None
+    stored = "float32" if arguments.dtype == "auto" else arguments.dtype
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, autocast or stored),
+    )
+
+
+def merge_lora(model: PeftModel) -> PreTrainedModel:
+    """The model with its adapters added to its weights, which are whole afterwards.
+
+    Weights of 4 bits are dequantised first, so the result is the function that was trained. peft
+    would round the sums to 4 bits again.
+    """
+    base: Any = model.get_base_model()
+    if not getattr(base, "is_loaded_in_4bit", False):
+        return model.merge_and_unload()
+    adapter, config = get_peft_model_state_dict(model), model.peft_config["default"]
+    base = model.unload()
+    base.dequantize()
+    base.is_loaded_in_4bit = False
+    whole: Any = get_peft_model(base, config)
+    set_peft_model_state_dict(whole, adapter)
+    return whole.merge_and_unload()

@@ -77,7 +77,9 @@ def _how(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Row
     yield ""
     yield "| | |"
     yield "|---|---|"
-    yield f"| positions | {arguments.position_method}, below {arguments.target_length:,} |"
+    reach = round(arguments.position_reach * arguments.target_length)
+    yield f"| positions | {arguments.position_method}, below {reach:,} |"
+    yield f"| softmax temperature of attention in training | {arguments.attention_temperature:g} |"
     yield f"| samples in ordinary positions | {arguments.contiguous_share:.0%} |"
     yield f"| real tokens of a sample | {arguments.train_length:,} |"
     yield f"| samples a step | {batch:,} |"

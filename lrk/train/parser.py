@@ -6,10 +6,10 @@ value means the same in both places: `1e-5`, which YAML takes for text, is a num
 
 import json
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, _ArgumentGroup
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -19,6 +19,7 @@ from lrk.train.arguments import KERNELS, LrkTrainingArguments
 from lrk.train.nearest import did_you_mean
 from lrk.train.presets import preset, preset_names
 
+STAGES = "stages"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 
 
@@ -37,11 +38,52 @@ def parse(argv: Sequence[str]) -> LrkTrainingArguments:
 
 def given(argv: Sequence[str]) -> dict[str, Any]:
     """The values that the file and the command line give, by argument, in their types."""
-    parser = _Parser()
+    configuration = read_configuration(argv)
+    if STAGES in configuration.content:
+        raise ValueError(
+            f"{configuration.path} has {STAGES}; lrk.train.stages.parse_stages reads it"
+        )
+    return values([(configuration.content, configuration.path)], configuration.options)
+
+
+class Configuration(NamedTuple):
+    """A file and a command line as they are written.
+
+    Attributes:
+        content: of the file, every scalar as text; empty without one.
+        path: of the file.
+        options: words of the command line.
+    """
+
+    content: dict[str, Any]
+    path: str
+    options: list[str]
+
+
+def read_configuration(argv: Sequence[str]) -> Configuration:
+    """The one file or preset that `argv` names, and its other words.
+
+    Raises:
+        ValueError: for several files, one that is absent or no mapping, or an unknown preset.
+    """
     paths, options = split_file(argv)
     if not paths and options and options[0][:1] not in ("-", ""):
         paths = [preset(options.pop(0))]
-    words = [word for path in paths for word in _words_of_file(path, parser)]
+    content = {key: value for path in paths for key, value in read_yaml(path).items()}
+    return Configuration(content, "".join(map(str, paths)), options)
+
+
+def values(mappings: Sequence[tuple[Mapping[str, Any], str]], options: list[str]) -> dict[str, Any]:
+    """Arguments in their types: `options` beat the last mapping, which beats those before it.
+
+    Args:
+        mappings: keys with values as text, and where they stand, for the message.
+    """
+    parser = _Parser()
+    of_option: dict[str, list[str]] = {}
+    for content, where in mappings:
+        of_option |= _words(content, where, parser)
+    words = [word for words in of_option.values() for word in words]
     words += [underscored(word) for word in options]
     return _nested(parsed(parser, words, parser.keys), parser)
 
@@ -165,9 +207,11 @@ def underscored(word: str) -> str:
     return "--" + key[2:].replace("-", "_") + equals + value
 
 
-def _words_of_file(path: Path, parser: _Parser) -> Iterator[str]:
+def _words(content: Mapping[str, Any], where: str, parser: _Parser) -> dict[str, list[str]]:
+    """The words of each option; none for an empty value, which means the default."""
     known = [key.lstrip("-") for key in parser.keys]
-    for key, value in read_yaml(path).items():
+    words: dict[str, list[str]] = {}
+    for key, value in content.items():
         name = key.replace("-", "_")
         if name == "kernels" and isinstance(value, dict):
             pairs = {f"kernels.{kernel}": choice for kernel, choice in value.items()}
@@ -177,8 +221,10 @@ def _words_of_file(path: Path, parser: _Parser) -> Iterator[str]:
             pairs = {name: value}
         for option, choice in pairs.items():
             if option not in known:
-                raise ValueError(f"unknown key {option!r} in {path}{did_you_mean(option, known)}")
-            yield from option_words(option, choice)
+                near = did_you_mean(option, [*known, STAGES])
+                raise ValueError(f"unknown key {option!r} in {where}{near}")
+            words[option] = option_words(option, choice)
+    return words
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from transformers import (
 from lrk.hf import SUPPORTED
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import check_extensible
+from lrk.train.lora import four_bits
 
 
 def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
@@ -50,8 +51,10 @@ def load_tokenizer(
 
 
 def load_model(arguments: LrkTrainingArguments) -> PreTrainedModel:
-    """The pretrained weights in `arguments.dtype`."""
+    """The pretrained weights in `arguments.dtype`; linear layers in 4 bits if `load_in_4bit`."""
     options: dict[str, Any] = {"dtype": arguments.dtype}
+    if arguments.load_in_4bit:
+        options["quantization_config"] = four_bits(arguments)
     # Releases of transformers that can keep GGUF weights packed would refuse to train or save them.
     if arguments.gguf_file and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)

@@ -46,7 +46,7 @@ def check(arguments: LrkTrainingArguments) -> str | None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {str(folder)!r} is a file")
     choice = (arguments.resume_from_checkpoint or "false").lower()
-    if choice == "true" or (choice == "auto" and _contents(folder)):
+    if choice == "true" or (choice == "auto" and contents(folder)):
         return _newest_whole(folder)
     checkpoint = None
     if choice not in ("false", "auto"):
@@ -56,9 +56,9 @@ def check(arguments: LrkTrainingArguments) -> str | None:
                 f"resume_from_checkpoint {str(checkpoint)!r} is not a whole checkpoint: {fault}"
             )
     continues = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
-    if not continues and not arguments.overwrite_output_dir and _contents(folder):
+    if not continues and not arguments.overwrite_output_dir and contents(folder):
         raise ValueError(
-            f"output_dir {str(folder)!r} holds another run ({_contents(folder)[0].name}): choose "
+            f"output_dir {str(folder)!r} holds another run ({contents(folder)[0].name}): choose "
             "another folder, resume_from_checkpoint true, or overwrite_output_dir"
         )
     return None if checkpoint is None else str(checkpoint)
@@ -67,11 +67,12 @@ def check(arguments: LrkTrainingArguments) -> str | None:
 def clear(arguments: LrkTrainingArguments) -> None:
     """Delete what an earlier run wrote, if `overwrite_output_dir`; other files stay."""
     if arguments.overwrite_output_dir:
-        for path in _contents(Path(arguments.output_dir or "")):
+        for path in contents(Path(arguments.output_dir or "")):
             remove(path)
 
 
-def _contents(folder: Path) -> list[Path]:
+def contents(folder: Path) -> list[Path]:
+    """What a run has written there."""
     return [path for pattern in _RUN_FILES for path in sorted(folder.glob(pattern))]
 
 

@@ -6,16 +6,29 @@ from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
+from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lrk.env import environment
 from lrk.hf import patch
-from lrk.recipe import Samples, SampleStream, load_documents, stream_documents, tokenize
+from lrk.recipe import (
+    Samples,
+    SampleStream,
+    load_documents,
+    selection_of,
+    stream_documents,
+    tokenize,
+)
+from lrk.recipe.mixture import MixedSamples
+from lrk.recipe.prepared import is_prepared, open_prepared
+from lrk.recipe.selection import Selection
+from lrk.recipe.tokens import prompt_ids
+from lrk.recipe.upsample import length_upsampled
 from lrk.train import atomic, run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import extend
-from lrk.train.lora import add_lora
+from lrk.train.lora import add_lora, merge_lora
 from lrk.train.loss_curve import draw_loss_curve
 from lrk.train.pretrained import (
     check_checkpoint,
@@ -47,40 +60,118 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
 
 def load_samples(
     arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
-) -> tuple[Samples | SampleStream, Samples | None]:
+) -> tuple[Samples | MixedSamples | SampleStream, Samples | None]:
     """The samples to train on, and those to evaluate on, if there are any."""
     if arguments.eval_strategy != "no" and not arguments.eval_data:
         raise ValueError(
             "eval_data is empty; with an eval_strategy it must name what to evaluate on"
         )
 
-    def samples_of(sources: list[str], pack: bool) -> Samples:
-        documents = load_documents(sources, arguments.text_column)
-        tokenized = tokenize(
-            documents, tokenizer, arguments.dataset_num_proc, arguments.assistant_only
-        )
-        return Samples(tokenized, arguments.train_length, pack)
-
+    length = _text_length(arguments, tokenizer)
+    selection = selection_of(
+        arguments.selection,
+        arguments.target_length,
+        tokenizer,
+        arguments.selection_table,
+        arguments.seed,
+    )
     with arguments.main_process_first(desc="preparing the data"):
-        samples = (
-            _stream(arguments, tokenizer)
-            if arguments.streaming
-            else samples_of(arguments.data, arguments.pack)
-        )
+        samples: Samples | MixedSamples | SampleStream
+        if arguments.streaming:
+            samples = _stream(arguments, tokenizer, selection)
+        elif arguments.data_shares is not None:
+            samples = _mixed(arguments, tokenizer, selection)
+        else:
+            documents = _tokenized(arguments, tokenizer, arguments.data, upsample=True)
+            samples = Samples(documents, length, arguments.pack, selection)
+    return samples, evaluation_samples(arguments, tokenizer)
+
+
+def evaluation_samples(
+    arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
+) -> Samples | None:
+    """The samples to evaluate on, if there are any."""
+    if not arguments.eval_data:
+        return None
+    with arguments.main_process_first(desc="preparing the data"):
+        documents = _tokenized(arguments, tokenizer, arguments.eval_data, upsample=False)
         # A packed sample would not span the length that it is evaluated at.
-        evaluation = samples_of(arguments.eval_data, False) if arguments.eval_data else None
-    return samples, evaluation
+        return Samples(documents, arguments.train_length, pack=False)
 
 
-def _stream(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> SampleStream:
+def _text_length(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of a sample that come out of documents."""
+    return arguments.train_length - len(prompt_ids(arguments.end_prompt, tokenizer))
+
+
+def _mixed(
+    arguments: LrkTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    selection: Selection | None,
+) -> MixedSamples:
+    """Samples of each source of `data`, in `data_shares`."""
+    sources = []
+    for source in arguments.data:
+        documents = _tokenized(arguments, tokenizer, [source], upsample=True)
+        try:
+            length = _text_length(arguments, tokenizer)
+            sources.append(Samples(documents, length, arguments.pack, selection))
+        except ValueError as error:
+            raise ValueError(f"data source {source!r} makes no sample: {error}") from error
+    return MixedSamples(sources, arguments.data_shares or [])
+
+
+def _tokenized(
+    arguments: LrkTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: list[str],
+    upsample: bool,
+) -> Dataset:
+    """Open what is prepared, or tokenize documents."""
+    prepared = [source for source in sources if is_prepared(source)]
+    if prepared and len(prepared) < len(sources):
+        raise ValueError(
+            f"data mix the prepared folder {prepared[0]!r} with documents; prepare all or none"
+        )
+    longer_than = arguments.upsample_longer_than if upsample else None
+    if not prepared:
+        if longer_than is not None:
+            raise ValueError(
+                f"upsample_longer_than is {longer_than}, but data are not prepared: it needs the "
+                "folder of lrk-data prepare, which notes the source of each document"
+            )
+        documents = load_documents(sources, arguments.text_column)
+        return tokenize(documents, tokenizer, arguments.dataset_num_proc, arguments.assistant_only)
+    if longer_than is None:
+        return open_prepared(sources, tokenizer)
+    return concatenate_datasets(
+        [
+            length_upsampled(
+                open_prepared([source], tokenizer), longer_than, arguments.upsample_factor
+            )
+            for source in sources
+        ]
+    )
+
+
+def _stream(
+    arguments: LrkTrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    selection: Selection | None,
+) -> SampleStream:
+    for source in filter(is_prepared, arguments.data):
+        raise ValueError(
+            f"data source {source!r} is prepared and read where it lies: leave streaming false"
+        )
     stream = SampleStream(
         stream_documents(arguments.data, arguments.text_column),
         tokenizer,
-        arguments.train_length,
+        _text_length(arguments, tokenizer),
         arguments.pack,
         arguments.assistant_only,
         arguments.shuffle_buffer or 0,
         arguments.seed if arguments.data_seed is None else arguments.data_seed,
+        selection,
     )
     next(stream.one_pass(count()))  # Data that make no sample show before the weights are loaded.
     return stream
@@ -89,7 +180,7 @@ def _stream(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase)
 def build_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    samples: Samples | SampleStream,
+    samples: Samples | MixedSamples | SampleStream,
     arguments: LrkTrainingArguments,
     evaluation: Samples | None = None,
 ) -> LrkTrainer:
@@ -108,7 +199,9 @@ def build_trainer(
     check_vocabulary(tokenizer, model.config.vocab_size)
     extend(model, arguments.target_length, arguments.rope_theta)
     tokenizer.model_max_length = model.config.max_position_embeddings
-    patch(model, **arguments.kernels)
+    patch(model, **arguments.kernels, tile_tokens=arguments.tile_tokens)
+    # So that adapters begin the same whatever the process did before.
+    set_seed(arguments.seed)
     trained = add_lora(model, arguments) if arguments.lora_rank else model
     return LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
 
@@ -158,7 +251,7 @@ def save(trainer: LrkTrainer, folder: Path) -> None:
         if trainer.is_world_process_zero():
             with atomic.atomic_folder(folder / run_folder.ADAPTER_FOLDER) as whole:
                 model.save_pretrained(str(whole))
-        trainer.model = model = model.merge_and_unload()
+        trainer.model = model = merge_lora(model)
     # Training switches the cache off, but who loads the model wants to generate with it.
     model.config.use_cache = True
     saves = trainer.args.should_save

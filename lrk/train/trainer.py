@@ -17,15 +17,19 @@ from transformers import (
 from transformers.training_args import TrainingArguments
 
 from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples, SampleStream
+from lrk.recipe.mixture import MixedSamples
+from lrk.recipe.tokens import prompt_ids
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.atomic import write_text
-from lrk.train.finite import SAMPLE_INDICES, FiniteSteps
+from lrk.train.finite import SAMPLE_INDICES
+from lrk.train.lean import LeanSteps
 from lrk.train.model_card import MARK, model_card
 from lrk.train.run_folder import METRICS_FILE, MODEL_CARD_FILE
 from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memory_gib
+from lrk.train.token_loss import WeightedTokens
 
 
-class LrkTrainer(FiniteSteps):
+class LrkTrainer(WeightedTokens, LeanSteps):
     """`transformers.Trainer` on `Samples` or a `SampleStream`.
 
     Args:
@@ -46,11 +50,11 @@ class LrkTrainer(FiniteSteps):
         self,
         model: PreTrainedModel | nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        samples: Samples | SampleStream,
+        samples: Samples | MixedSamples | SampleStream,
         arguments: LrkTrainingArguments,
         evaluation: Samples | None = None,
     ) -> None:
-        collator = Collator(training_placement(arguments))
+        collator = Collator(training_placement(arguments, tokenizer))
         self.throughput = Throughput()
         metrics = Path(arguments.output_dir or "") / METRICS_FILE
         super().__init__(
@@ -70,6 +74,8 @@ class LrkTrainer(FiniteSteps):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         self.throughput.tokens += inputs["input_ids"].numel() * self.args.world_size
+        if self.args.attention_temperature != 1:
+            inputs["attention_temperature"] = self.args.attention_temperature
         return super().training_step(model, inputs, num_items_in_batch)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -91,13 +97,18 @@ class LrkTrainer(FiniteSteps):
             write_text(path, model_card(self.args, config, self.state.log_history))
 
 
-def training_placement(arguments: LrkTrainingArguments) -> Placement:
+def training_placement(
+    arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
+) -> Placement:
     """How the samples of a run are laid out."""
     return Placement(
-        target_length=arguments.target_length,
+        target_length=round(arguments.position_reach * arguments.target_length),
         method=arguments.position_method,
         contiguous_share=arguments.contiguous_share,
         seed=arguments.seed,
+        train_length=arguments.train_length,
+        pin_end=arguments.pin_end,
+        ending=prompt_ids(arguments.end_prompt, tokenizer),
     )
 
 

@@ -29,8 +29,8 @@ def test_bf16_is_used_where_the_processor_has_it(arguments, monkeypatch):
 
 
 def test_every_flag_of_transformers_keeps_its_name(arguments):
-    made = arguments(activation_checkpointing=True, lr_scheduler_type="constant", seed=7)
-    assert made.activation_checkpointing
+    made = arguments(gradient_checkpointing=True, lr_scheduler_type="constant", seed=7)
+    assert made.gradient_checkpointing
     assert made.lr_scheduler_type == "constant"
     assert made.seed == 7
 

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lrk.plan import Settings, load_config, plan
+from lrk.plan.command import description
 from lrk.train.command import main
 
 
@@ -35,10 +37,31 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(config, options, capsys):
     for line in ("of 32 tokens", "hold more than one document", "left over", "GiB"):
         assert line in text
     assert "positions and text of each segment" in text
-    assert "activations and the loss come on top and are not predicted" in text
+    for line in ("Peak ", "saved activations", "Peak of each phase", "adamw_torch_fused"):
+        assert line in text.partition("Memory of a step")[2]
     assert not Path(options["output_dir"]).exists()
 
 
-def test_a_dry_run_counts_lora_and_names_what_it_cannot_predict(config, capsys):
-    assert main([config(lora_rank=2, optim="adafactor"), "--dry_run"]) == 0
-    assert "not predicted for adafactor" in capsys.readouterr().out
+def test_a_dry_run_plans_the_step_of_its_arguments(config, model_folder, capsys):
+    """As `lrk.plan` finds it for the model, with the run's own settings."""
+    assert main([config(lora_rank=2, optim="adafactor", max_grad_norm=0), "--dry_run"]) == 0
+    settings = Settings(
+        length=32,
+        dtype="float32",
+        activation_checkpointing=False,
+        accumulates=False,
+        optim="adafactor",
+        lora_rank=2,
+        clips=False,
+        gpu="cpu",
+    )
+    name = str(model_folder)
+    expected = description(plan(name, load_config(name), settings))
+    assert expected in capsys.readouterr().out
+
+
+def test_a_dry_run_names_what_it_cannot_predict(config, capsys):
+    assert main([config(optim="adagrad"), "--dry_run"]) == 0
+    assert "not predicted for adagrad: it comes on top" in capsys.readouterr().out
+    assert main([config(kernels={"rope": False}), "--dry_run"]) == 0
+    assert "not predicted for kernels {'rope': False" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def another_value(item: Field) -> Any:
         return {"a": 1, "b": 1e-06, "c": "x"}
     for part in parts:
         if get_origin(part) is list:
-            return [5, 6] if get_args(part)[0] is int else ["x", "y"]
+            return {int: [5, 6], float: [0.25, 0.75]}.get(get_args(part)[0], ["x", "y"])
     if bool in parts and str not in parts:
         return item.default is not True
     if int in parts:

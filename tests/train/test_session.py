@@ -149,7 +149,7 @@ def test_workers_do_not_change_a_run(arguments, tmp_path):
 
 
 def test_lora_is_merged_and_its_adapter_kept(arguments, model_folder):
-    made = arguments(lora_rank=4, activation_checkpointing=True, max_steps=4)
+    made = arguments(lora_rank=4, gradient_checkpointing=True, max_steps=4)
     trainer = train(made)
     folder = Path(made.output_dir)
     merged = AutoModelForCausalLM.from_pretrained(folder)

@@ -115,6 +115,7 @@ def test_the_default_buffer_is_written_down(arguments):
         ({"max_steps": -1}, "max_steps is -1 with streaming; it must be positive"),
         ({"shuffle_buffer": -1}, "shuffle_buffer is -1; it must be 0 or positive"),
         ({"dataloader_num_workers": 2}, "dataloader_num_workers is 2 with streaming; .* 0 or 1"),
+        ({"data_shares": [1.0]}, "data_shares is given with streaming; a stream reads one source"),
         ({"train_sampling_strategy": "sequential"}, "'sequential' with streaming"),
         ({"streaming": False, "shuffle_buffer": 4}, "shuffle_buffer is 4 without streaming"),
     ],

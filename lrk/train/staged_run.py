@@ -1,0 +1,339 @@
+"""Running stages one after the other, each whole or to be resumed.
+
+`stages.json` says how far a run is. A stage that is finished there is not run again; one that was
+killed goes on from its newest whole checkpoint, as `lrk-train` does; a merge begins again, for it
+appears when it is complete.
+"""
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from huggingface_hub import snapshot_download
+
+from lrk.eval import evaluation as evaluator
+from lrk.hf import patch
+from lrk.merge import merge
+from lrk.merge.checkpoint import read_checkpoint
+from lrk.recipe import SampleStream, stream_documents
+from lrk.recipe.prepared import is_prepared
+from lrk.train import atomic, run_folder
+from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.checkpoints import checkpoints, damage
+from lrk.train.dry_run import dry_run
+from lrk.train.pretrained import load_config, load_model, load_tokenizer
+from lrk.train.session import evaluation_samples, run, set_up
+from lrk.train.stages import ORIGINAL, Stage, StagedRun
+from lrk.train.trainer import LrkTrainer
+
+STAGES_FILE = "stages.json"
+TABLE_FILE = "stages.md"
+
+WAITING, TRAINED, FINISHED = "waiting", "trained", "finished"
+
+Losses = dict[str, float]
+
+
+class StageError(ValueError):
+    """Bad input that shows when a stage begins."""
+
+
+class Progress:
+    """How far each stage is, in `stages.json` of the run's folder."""
+
+    def __init__(self, staged: StagedRun) -> None:
+        self._path = staged.output_dir / STAGES_FILE
+        self._stages: dict[str, dict[str, Any]] = {
+            stage.folder.name: {"state": WAITING, "settings": _as_json(stage.settings)}
+            for stage in staged.stages
+        }
+
+    def read(self) -> None:
+        """Take over what the file knows.
+
+        Raises:
+            ValueError: if a stage that is trained has other settings now, or is none any more.
+        """
+        for name, old in json.loads(self._path.read_text(encoding="utf-8")).items():
+            if old["state"] == WAITING:
+                continue
+            what = f"stage {name!r} of {str(self._path.parent)!r} is {old['state']}"
+            help = "choose another output_dir, or overwrite_output_dir"
+            if name not in self._stages:
+                raise ValueError(f"{what}, but the configuration has no such stage now: {help}")
+            settings = self._stages[name]["settings"]
+            for key in {**old["settings"], **settings}:
+                was, now = old["settings"].get(key), settings.get(key)
+                if was != now:
+                    raise ValueError(f"{what} with {key} {was!r}, which is {now!r} now: {help}")
+            self._stages[name] = old
+
+    def state(self, stage: Stage) -> str:
+        return self._stages[stage.folder.name]["state"]
+
+    def losses(self, stage: Stage) -> Losses:
+        """Held-out loss by simulated length."""
+        return self._stages[stage.folder.name].get("losses", {})
+
+    def note(self, stage: Stage, state: str, losses: Losses | None = None) -> None:
+        """Write that a stage has come so far."""
+        entry = self._stages[stage.folder.name]
+        entry["state"] = state
+        if losses is not None:
+            entry["losses"] = losses
+        _once(self.write)
+
+    def write(self) -> None:
+        atomic.write_text(self._path, json.dumps(self._stages, indent=1) + "\n")
+
+
+def dry_run_stages(staged: StagedRun) -> str:
+    """Check what can be checked without weights, and describe every stage.
+
+    Raises:
+        ValueError: as `run_stages`.
+    """
+    check(staged)
+    texts = []
+    for number, stage in enumerate(staged.stages, 1):
+        of = f"Stage {number} of {len(staged.stages)}: {stage.name} ({stage.kind})"
+        if stage.merge is None:
+            # Of the original, since an earlier stage may not have been run yet.
+            original = stage.arguments(staged.model, staged.gguf_file)
+            made = stage.arguments(*staged.start_of(stage), overwrite_output_dir=True)
+            texts.append(f"{of}, from {made.model_name_or_path}\n\n{dry_run(made, original)}")
+        else:
+            models = ", ".join(staged.model_of(name) for name in stage.merge.models)
+            texts.append(f"{of} of {models}\n\n  {stage.merge.rule}")
+        texts.append("")
+    return "\n".join(texts)
+
+
+def check(staged: StagedRun) -> Progress:
+    """Find what is wrong with any stage before the first begins. Loads no weights.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    progress = _check_folder(staged)
+    for stage in staged.stages:
+        if progress.state(stage) != WAITING:
+            continue
+        try:
+            if stage.merge is None:
+                _check_training(stage.arguments(staged.model, staged.gguf_file))
+            elif ORIGINAL in stage.merge.models:
+                read_checkpoint(_local(staged.model))
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name!r}: {error}") from error
+    return progress
+
+
+def run_stages(staged: StagedRun) -> str:
+    """Run the stages that are not finished.
+
+    The folder of each is as `lrk.train.run` leaves it. `stages.json` holds settings and losses of
+    each stage, `stages.md` the losses as a table, `config.yaml` what the whole run was told.
+
+    Returns:
+        The table.
+
+    Raises:
+        StageError: for bad input.
+        atomic.SaveError: if something cannot be written; finished stages are intact.
+        finite.NotFiniteError: as in one run.
+    """
+    try:
+        progress = check(staged)
+    except ValueError as error:
+        raise StageError(str(error)) from error
+    _once(lambda: _begin(staged, progress))
+    for stage in staged.stages:
+        if progress.state(stage) == WAITING:
+            losses = _train(staged, stage) if stage.merge is None else _merge(staged, stage)
+            progress.note(stage, TRAINED, losses)
+            _release_memory()
+        if progress.state(stage) == TRAINED:
+            _once(partial(_evaluate, stage))
+            progress.note(stage, FINISHED)
+            _release_memory()
+    table = "\n".join(_table(staged, progress)) + "\n"
+    _once(lambda: atomic.write_text(staged.output_dir / TABLE_FILE, table))
+    return table
+
+
+def _train(staged: StagedRun, stage: Stage) -> Losses:
+    whole = [path for path in checkpoints(stage.folder).values() if damage(path) is None]
+    changes = {"resume_from_checkpoint": "true"} if whole else {"overwrite_output_dir": True}
+    try:
+        trainer = set_up(stage.arguments(*staged.start_of(stage), **changes))
+    except ValueError as error:
+        raise StageError(f"stage {stage.name!r}: {error}") from error
+    return _losses(run(trainer))
+
+
+def _merge(staged: StagedRun, stage: Stage) -> Losses:
+    """Merge and evaluate; the model is whole where it exists."""
+    assert stage.merge is not None
+    models = [_local(staged.model_of(name)) for name in stage.merge.models]
+    arguments = stage.arguments(str(stage.folder), None, lora_rank=0, load_in_4bit=False)
+    with arguments.main_process_first(desc="merging"):
+        if not (stage.folder / "config.json").is_file():
+            try:
+                merge(models, stage.folder, stage.merge.rule, config_from=models[-1])
+            except ValueError as error:
+                raise StageError(f"stage {stage.name!r}: {error}") from error
+            except OSError as error:
+                raise atomic.SaveError(
+                    f"stage {stage.name!r} could not be saved ({error}); the others are intact"
+                ) from error
+    tokenizer = load_tokenizer(arguments, load_config(arguments))
+    samples = evaluation_samples(arguments, tokenizer)
+    if samples is None:
+        return {}
+    (stage.folder / run_folder.METRICS_FILE).unlink(missing_ok=True)
+    model = patch(load_model(arguments), **arguments.kernels)
+    trainer = LrkTrainer(model, tokenizer, samples, arguments, samples)
+    trainer.evaluate()
+    return _losses(trainer)
+
+
+def _evaluate(stage: Stage) -> None:
+    """Run `lrk-eval`, cell by cell; what is there already is not run again."""
+    arguments = stage.evaluation_arguments()
+    if arguments is None:
+        return
+    try:
+        evaluation = evaluator.set_up(arguments)
+        model = evaluator.load(evaluation)
+    except ValueError as error:
+        raise StageError(f"stage {stage.name!r}: {error}") from error
+    evaluator.run(evaluation, model)
+
+
+def _losses(trainer: LrkTrainer) -> Losses:
+    """The last evaluation at each simulated length."""
+    found: Losses = {}
+    for row in trainer.state.log_history:
+        for length in map(str, trainer.args.eval_lengths or []):
+            if f"eval_{length}_loss" in row:
+                found[length] = row[f"eval_{length}_loss"]
+    return found
+
+
+def _table(staged: StagedRun, progress: Progress) -> Iterator[str]:
+    """Markdown: a row for each stage, a column for each simulated length."""
+    lengths = sorted({int(n) for stage in staged.stages for n in progress.losses(stage)})
+    yield f"| stage | {' | '.join(f'{length:,}' for length in lengths)} |"
+    yield "|---" * (len(lengths) + 1) + "|"
+    for stage in staged.stages:
+        losses = progress.losses(stage)
+        cells = [f"{losses[str(n)]:.4f}" if str(n) in losses else "" for n in lengths]
+        yield f"| {' | '.join([stage.folder.name, *cells])} |"
+    if lengths:
+        yield ""
+        yield "Held-out loss in nats a token, at simulated lengths."
+
+
+def _check_folder(staged: StagedRun) -> Progress:
+    """What the folder knows of this run.
+
+    Raises:
+        ValueError: if it holds another one, or none to resume.
+    """
+    progress, folder = Progress(staged), staged.output_dir
+    known = (folder / STAGES_FILE).is_file()
+    if staged.overwrite:
+        return progress
+    if staged.resume == "true" and not known:
+        raise ValueError(f"output_dir {str(folder)!r} holds no run with stages to resume")
+    held = run_folder.contents(folder)
+    if staged.resume == "false" or not known:
+        if known or held:
+            name = STAGES_FILE if known else held[0].name
+            raise ValueError(
+                f"output_dir {str(folder)!r} holds another run ({name}): choose another folder, "
+                "resume_from_checkpoint true, or overwrite_output_dir"
+            )
+        return progress
+    progress.read()
+    return progress
+
+
+def _begin(staged: StagedRun, progress: Progress) -> None:
+    if staged.output_dir.is_dir():
+        _clear(staged)
+    staged.output_dir.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(staged.output_dir / run_folder.CONFIG_FILE, staged.yaml)
+    progress.write()
+
+
+def _clear(staged: StagedRun) -> None:
+    """Delete what an earlier run left, if `overwrite_output_dir`, and half-written files."""
+    atomic.remove_temporaries(staged.output_dir)
+    if not staged.overwrite:
+        return
+    record = staged.output_dir / STAGES_FILE
+    names = {stage.folder.name for stage in staged.stages}
+    if record.is_file():
+        names |= json.loads(record.read_text(encoding="utf-8")).keys()
+    # The record goes last: what is left of a deletion that is interrupted can be deleted again.
+    for name in [*sorted(names), TABLE_FILE, STAGES_FILE]:
+        if (staged.output_dir / name).exists():
+            atomic.remove(staged.output_dir / name)
+    for path in run_folder.contents(staged.output_dir):
+        atomic.remove(path)
+
+
+def _check_training(arguments: LrkTrainingArguments) -> None:
+    """Model, tokenizer, and of each source as many documents as make one sample."""
+    tokenizer = load_tokenizer(arguments, load_config(arguments))
+    apart = arguments.data_shares is not None
+    groups = [[source] for source in arguments.data] if apart else [arguments.data]
+    for sources in [*groups, *([arguments.eval_data] if arguments.eval_data else [])]:
+        if any(map(is_prepared, sources)):
+            continue
+        documents = stream_documents(sources, arguments.text_column)
+        pack = arguments.pack and sources is not arguments.eval_data
+        length, only = arguments.train_length, arguments.assistant_only
+        next(SampleStream(documents, tokenizer, length, pack, only).one_pass(count()))
+
+
+def _local(model: str) -> Path:
+    """The folder of a model; one of the hub is downloaded."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"model_name_or_path {model!r} cannot be loaded: {reason}") from error
+
+
+def _once(action: Callable[[], None]) -> None:
+    """Do it in the first process of several, while the others wait."""
+    state = PartialState()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        action()
+    state.wait_for_everyone()
+
+
+def _release_memory() -> None:
+    """A stage leaves nothing behind, so that its memory and its record of it are the next one's."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(settings, default=str))
