@@ -24,6 +24,7 @@ from matplotlib import pyplot
 
 from examples import standard_library
 from examples.smollm2 import load_smollm2
+from lrk.atomic import atomic_file
 from lrk.eval.command import main as lrk_eval
 from lrk.train.command import main as lrk_train
 
@@ -161,10 +162,9 @@ def draw(results: dict[str, dict], path: Path) -> None:
     axes.set_ylabel("held-out loss in nats a token")
     axes.grid(alpha=0.3)
     axes.legend()
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from lrk.analysis.inputs import Texts, load_config, load_tokenizer, reach
 from lrk.analysis.parts_of_speech import TAGS, Tagger, token_texts
 from lrk.analysis.summary import summarize
 from lrk.analysis.token_types import TokenTypes, token_types
+from lrk.atomic import write_text
 from lrk.env import environment
 from lrk.recipe.impactful import ImpactfulTokens
-from lrk.train.atomic import write_text
 
 _SHOWN = 20
 

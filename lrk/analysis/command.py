@@ -10,7 +10,7 @@ from transformers.hf_argparser import string_to_bool
 
 from lrk.analysis.analysis import analyze
 from lrk.analysis.arguments import AnalysisArguments
-from lrk.train.atomic import SaveError
+from lrk.atomic import SaveError
 from lrk.train.finite import NotFiniteError
 from lrk.train.parser import underscored
 

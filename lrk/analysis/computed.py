@@ -13,9 +13,9 @@ from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.inputs import Texts, load_model
 from lrk.analysis.rows import Rows
 from lrk.analysis.scores import token_logits
+from lrk.atomic import write_text
 from lrk.eval.longppl import find_key_tokens
 from lrk.eval.pretrained import fingerprint_weights
-from lrk.train.atomic import write_text
 
 _WEIGHTS = ".weights"  # fingerprint of the model that fills the rows of a file
 

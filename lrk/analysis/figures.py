@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lrk.analysis.counts import Counts
 from lrk.analysis.token_types import TokenTypes
-from lrk.train.atomic import atomic_file
+from lrk.atomic import atomic_file
 
 SHOWN_TYPES = 24
 

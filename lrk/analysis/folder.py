@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.extended import FOLDER as EXTENDED
 from lrk.analysis.inputs import Texts
+from lrk.atomic import remove, remove_temporaries, write_text
 from lrk.recipe.fingerprint import tokenizer_fingerprint
-from lrk.train.atomic import remove, remove_temporaries, write_text
 
 TABLE = "impactful.json"
 TYPES = "token_types.csv"

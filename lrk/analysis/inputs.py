@@ -20,7 +20,7 @@ from transformers import (
 from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.extended import FACTOR
 from lrk.eval.losses import check_head
-from lrk.eval.pretrained import _load as load_part
+from lrk.eval.pretrained import load_auto
 from lrk.hf import SUPPORTED, patch
 from lrk.recipe import Placement, Samples, load_documents, tokenize
 from lrk.recipe.fingerprint import tokenizer_fingerprint
@@ -35,7 +35,7 @@ def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
         ValueError: if there is no such model, or skipped positions are asked of an architecture
             that lrk cannot patch.
     """
-    config = load_part(AutoConfig, "model", arguments.model, arguments.gguf_file)
+    config = load_auto(AutoConfig, "model", arguments.model, arguments.gguf_file)
     if config.model_type not in SUPPORTED and arguments.target_length is not None:
         raise ValueError(
             f"target_length is {arguments.target_length}, but model {arguments.model!r} is of "
@@ -49,7 +49,7 @@ def load_tokenizer(
     arguments: AnalysisArguments, config: PretrainedConfig
 ) -> PreTrainedTokenizerBase:
     """The base model's tokenizer."""
-    tokenizer = load_part(AutoTokenizer, "model", arguments.model, arguments.gguf_file)
+    tokenizer = load_auto(AutoTokenizer, "model", arguments.model, arguments.gguf_file)
     check_vocabulary(tokenizer, config.vocab_size)
     # Samples longer than the model's window are the point here: no warning about them.
     tokenizer.model_max_length = 10**9
@@ -70,13 +70,13 @@ def reach(
     if arguments.extended is None:
         return window
     what = f"extended {arguments.extended!r}"
-    extended = load_part(AutoConfig, "extended", arguments.extended, None)
+    extended = load_auto(AutoConfig, "extended", arguments.extended, None)
     if extended.vocab_size != config.vocab_size:
         raise ValueError(
             f"{what} has a vocabulary of {extended.vocab_size:,} tokens, model "
             f"{arguments.model!r} of {config.vocab_size:,}; they must be the same"
         )
-    own = load_part(AutoTokenizer, "extended", arguments.extended, None)
+    own = load_auto(AutoTokenizer, "extended", arguments.extended, None)
     if tokenizer_fingerprint(own) != tokenizer_fingerprint(tokenizer):
         raise ValueError(f"{what} has another tokenizer than model {arguments.model!r}")
     if extended.max_position_embeddings <= window:
@@ -160,7 +160,7 @@ def load_model(
     # Releases of transformers that can keep GGUF weights packed do so unless told otherwise.
     if gguf_file is not None and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = load_part(AutoModelForCausalLM, argument, name, gguf_file, **options)
+    model = load_auto(AutoModelForCausalLM, argument, name, gguf_file, **options)
     model = model.to(torch.device(str(arguments.device))).eval()
     check_head(model, text)
     return patch(model) if model.config.model_type in SUPPORTED else model

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from lrk.train.atomic import SaveError
+from lrk.atomic import SaveError
 
 # Elements of one array that are in memory at a time.
 _BLOCK = 2**22

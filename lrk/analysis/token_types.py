@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrk.analysis.counts import Counts
-from lrk.train.atomic import atomic_file
+from lrk.atomic import atomic_file
 
 _Z = 1.96
 

@@ -11,13 +11,13 @@ from typing import Any, NoReturn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
+from lrk.atomic import SaveError
 from lrk.data.prepare import SHARD_CHARACTERS, Preparation, prepare
 from lrk.data.select import SelectionRun, report, select
 from lrk.data.shards import Share
 from lrk.recipe.prepared import Manifest
 from lrk.recipe.selection import RULES
 from lrk.train.arguments import TRAIN_SHARE
-from lrk.train.atomic import SaveError
 from lrk.train.parser import underscored
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow
 from datasets import Dataset, Features
 
+from lrk import atomic
 from lrk.recipe.prepared import (
     MANIFEST_FILE,
     Manifest,
@@ -32,7 +33,6 @@ from lrk.recipe.prepared import (
     sha256_of,
 )
 from lrk.recipe.samples import document_lengths
-from lrk.train import atomic
 
 Columns = Mapping[str, list[Any]]
 # Makes the columns of a shard, some documents at a time, from what describes it.

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lrk.atomic import remove, remove_temporaries, write_text
 from lrk.eval.arguments import EvalArguments
 from lrk.eval.tasks import GRID
-from lrk.train.atomic import remove, remove_temporaries, write_text
 
 FOLDER = "cells"
 RESULTS_FILES = ("results.json", "results.md", "*.png", "config.yaml")

@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 
+from lrk.atomic import SaveError
 from lrk.eval.dry_run import dry_run
 from lrk.eval.evaluation import load, run, set_up
 from lrk.eval.parser import parse
-from lrk.train.atomic import SaveError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lrk.train.atomic import atomic_file
+from lrk.atomic import atomic_file
 
 # Intervals of depth for tasks whose needles lie anywhere, named by their middles in per cent.
 DEPTH_BINS = 10

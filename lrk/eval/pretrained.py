@@ -30,7 +30,7 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
     Raises:
         ValueError: if there is no such model, or `patch` is true for a type that is not supported.
     """
-    config = _load(AutoConfig, "model", str(arguments.model), arguments.gguf_file)
+    config = load_auto(AutoConfig, "model", str(arguments.model), arguments.gguf_file)
     if arguments.patch and config.model_type not in SUPPORTED:
         raise ValueError(
             f"patch is true, but model {arguments.model!r} is of model type "
@@ -46,9 +46,9 @@ def load_tokenizer(arguments: EvalArguments, config: PretrainedConfig) -> PreTra
         ValueError: if there is none, or it has tokens that the model has not.
     """
     if arguments.tokenizer is None:
-        tokenizer = _load(AutoTokenizer, "model", str(arguments.model), arguments.gguf_file)
+        tokenizer = load_auto(AutoTokenizer, "model", str(arguments.model), arguments.gguf_file)
     else:
-        tokenizer = _load(AutoTokenizer, "tokenizer", arguments.tokenizer, None)
+        tokenizer = load_auto(AutoTokenizer, "tokenizer", arguments.tokenizer, None)
     check_vocabulary(tokenizer, config.vocab_size)
     # Prompts longer than the model's window are the point here: no warning about them.
     tokenizer.model_max_length = 10**9
@@ -71,7 +71,7 @@ def load_key_model(arguments: EvalArguments, vocabulary: str) -> PreTrainedModel
         ValueError: if it has another tokenizer.
     """
     name = str(arguments.key_model)
-    own = _load(AutoTokenizer, "key_model", name, None)
+    own = load_auto(AutoTokenizer, "key_model", name, None)
     if fingerprint_tokenizer(own) != vocabulary:
         raise ValueError(f"key_model {name!r} has another tokenizer than the model")
     model = _load_weights(arguments, "key_model", name, None)
@@ -121,11 +121,21 @@ def _load_weights(
     # Releases of transformers that can keep GGUF weights packed do so unless told otherwise.
     if gguf_file and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = _load(AutoModelForCausalLM, argument, name, gguf_file, **options)
+    model = load_auto(AutoModelForCausalLM, argument, name, gguf_file, **options)
     return model.to(torch.device(str(arguments.device))).eval()
 
 
-def _load(auto_class: Any, argument: str, name: str, gguf_file: str | None, **options: Any) -> Any:
+def load_auto(
+    auto_class: Any, argument: str, name: str, gguf_file: str | None, **options: Any
+) -> Any:
+    """What an auto class of transformers makes of a folder or a hub name.
+
+    Args:
+        argument: that names it, for the sentence.
+
+    Raises:
+        ValueError: in one sentence.
+    """
     if name[0] in "./~" and not Path(name).expanduser().is_dir():
         raise ValueError(f"{argument} {name!r} does not exist")
     if gguf_file is not None:

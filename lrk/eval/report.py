@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrk.atomic import write_text
 from lrk.eval.arguments import EvalArguments
 from lrk.eval.cells import LM_EVAL, ResultFolder
 from lrk.eval.heatmap import BIN_MIDDLES, binned, draw_heat_map, draw_loss_by_position
 from lrk.eval.score import EFFECTIVE, effective_length
 from lrk.eval.tasks import GRID, TASKS
-from lrk.train.atomic import write_text
 
 Cells = Sequence[Mapping[str, Any]]
 Table = dict[str, dict[int, float | None]]

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrk.atomic import SaveError
 from lrk.merge.rules import Linear, Rule, Slerp, TaskArithmetic
 from lrk.merge.stream import merge
 
@@ -21,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"lrk-merge: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"lrk-merge: the merged model could not be written: {error}", file=sys.stderr)
+    except SaveError as error:
+        print(f"lrk-merge: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,12 +3,12 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
+from lrk.atomic import atomic_folder
 from lrk.merge.checkpoint import INDEX, Checkpoint, read_checkpoint
 from lrk.merge.compatibility import check_compatible
 from lrk.merge.rules import Rule
@@ -50,7 +50,7 @@ def merge(
 
     Raises:
         ValueError: before anything is written, if the models do not fit together.
-        OSError: if something cannot be written; no folder is left then.
+        SaveError: if something cannot be written; no folder is left then.
     """
     folders, output = [Path(model) for model in models], Path(output_dir)
     rule.check(len(folders))
@@ -62,7 +62,7 @@ def merge(
     check_compatible(checkpoints, chooses_config=config_from is not None)
     kept = checkpoints[0 if config_from is None else folders.index(Path(config_from))]
     _check_room(output, kept)
-    with _published(output) as folder:
+    with atomic_folder(output) as folder:
         _write_weights(folder, checkpoints, kept, rule)
         for pattern in COPIED:
             for file in kept.folder.glob(pattern):
@@ -110,18 +110,3 @@ def _combined(versions: Sequence[StoredTensor], rule: Rule) -> Iterator[Tensor]:
         for block, coefficient in zip(blocks[1:], coefficients[1:], strict=True):
             total.add_(block, alpha=coefficient)
         yield total
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which is renamed to it after the block."""
-    temporary = path.with_name(f".partial-{path.name}")
-    if temporary.exists():  # left by a process that was killed
-        shutil.rmtree(temporary)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise

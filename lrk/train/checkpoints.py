@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
-from lrk.train.atomic import PREFIX, atomic_folder, remove
+from lrk.atomic import PREFIX, atomic_folder, remove
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from accelerate import PartialState
 
-from lrk.train.atomic import SaveError
+from lrk.atomic import SaveError
 from lrk.train.dry_run import dry_run
 from lrk.train.finite import NotFiniteError
 from lrk.train.parser import parse

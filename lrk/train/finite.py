@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lrk.train.atomic import atomic_file
+from lrk.atomic import atomic_file
 from lrk.train.checkpoints import WholeCheckpoints
 
 BATCH_FILE = "batch-{rank}.safetensors"

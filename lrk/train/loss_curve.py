@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lrk.train.atomic import atomic_file
+from lrk.atomic import atomic_file
 from lrk.train.telemetry import read_metrics
 
 _EVALUATION = re.compile(r"eval_(\d+)_loss")

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
+from lrk.atomic import remove
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.atomic import remove
 from lrk.train.checkpoints import checkpoints, damage
 
 CONFIG_FILE = "config.yaml"

@@ -10,6 +10,7 @@ from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
+from lrk import atomic
 from lrk.env import environment
 from lrk.hf import patch
 from lrk.recipe import (
@@ -25,7 +26,7 @@ from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.recipe.selection import Selection
 from lrk.recipe.tokens import prompt_ids
 from lrk.recipe.upsample import length_upsampled
-from lrk.train import atomic, run_folder
+from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import extend
 from lrk.train.lora import add_lora, merge_lora

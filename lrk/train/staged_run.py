@@ -17,13 +17,14 @@ import torch
 from accelerate import PartialState
 from huggingface_hub import snapshot_download
 
+from lrk import atomic
 from lrk.eval import evaluation as evaluator
 from lrk.hf import patch
 from lrk.merge import merge
 from lrk.merge.checkpoint import read_checkpoint
 from lrk.recipe import SampleStream, stream_documents
 from lrk.recipe.prepared import is_prepared
-from lrk.train import atomic, run_folder
+from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.checkpoints import checkpoints, damage
 from lrk.train.dry_run import dry_run
@@ -189,10 +190,6 @@ def _merge(staged: StagedRun, stage: Stage) -> Losses:
                 merge(models, stage.folder, stage.merge.rule, config_from=models[-1])
             except ValueError as error:
                 raise StageError(f"stage {stage.name!r}: {error}") from error
-            except OSError as error:
-                raise atomic.SaveError(
-                    f"stage {stage.name!r} could not be saved ({error}); the others are intact"
-                ) from error
     tokenizer = load_tokenizer(arguments, load_config(arguments))
     samples = evaluation_samples(arguments, tokenizer)
     if samples is None:

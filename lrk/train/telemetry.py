@@ -11,7 +11,7 @@ import torch
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from lrk.train.atomic import SaveError, write_text
+from lrk.atomic import SaveError, write_text
 
 
 def peak_memory_gib(device: torch.device) -> float:

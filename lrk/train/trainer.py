@@ -16,11 +16,11 @@ from transformers import (
 )
 from transformers.training_args import TrainingArguments
 
+from lrk.atomic import write_text
 from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.tokens import prompt_ids
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.atomic import write_text
 from lrk.train.finite import SAMPLE_INDICES
 from lrk.train.lean import LeanSteps
 from lrk.train.model_card import MARK, model_card

@@ -10,6 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from lrk.atomic import atomic_file
+
 # Student's t at 97.5 %, by the number of seeds.
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 _NORMAL = 1.96
@@ -113,7 +115,6 @@ def draw(rows: list[dict], path: Path) -> None:
         heat.set_yticks([])
     heats[0].set_yticks(range(len(groups)), list(groups))
     figure.colorbar(image, ax=heats)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=110)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
-    temporary.replace(path)

@@ -1,7 +1,6 @@
 """The runs of the study: one a method and seed, each in a process of its own."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,6 +12,7 @@ from rich.progress import track
 from transformers import LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from lrk.atomic import atomic_folder, write_text
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.model import EXTENSION_STEPS, TOKENS_PER_STEP, extended, measured, pretrained
 
@@ -27,17 +27,15 @@ def read(file: Path) -> list[dict]:
 
 
 def write(rows: list[dict], file: Path) -> None:
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(rows, indent=1) + "\n")
-    os.replace(temporary, file)
+    write_text(file, json.dumps(rows, indent=1) + "\n")
 
 
 def base_model(folder: Path) -> Path:
     """The pretrained model's folder; made unless an earlier start has left it there."""
     if not folder.exists():
-        temporary = folder.with_suffix(".tmp")
-        pretrained(seed=0).save_pretrained(temporary)
-        os.replace(temporary, folder)
+        model = pretrained(seed=0)
+        with atomic_folder(folder) as temporary:
+            model.save_pretrained(temporary)
     return folder
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from lrk.analysis import rows as module
 from lrk.analysis.rows import Rows, column_blocks
-from lrk.train.atomic import SaveError
+from lrk.atomic import SaveError
 
 
 def test_rows_are_there_again_and_a_row_that_was_cut_short_is_not(tmp_path):

@@ -159,7 +159,8 @@ def test_a_failed_write_leaves_nothing(save_model, tmp_path, monkeypatch, capsys
     capsys.readouterr()
     assert main(words) == 1
     assert capsys.readouterr().err == (
-        "lrk-merge: the merged model could not be written: No space left on device\n"
+        f"lrk-merge: {str(tmp_path / 'merged')!r} could not be saved (No space left on device); "
+        "everything saved before is intact\n"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 

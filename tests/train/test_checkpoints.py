@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lrk.atomic import SaveError
 from lrk.train import train
-from lrk.train.atomic import SaveError
 from lrk.train.checkpoints import checkpoints, damage, rotate
 from lrk.train.command import main
 from lrk.train.telemetry import read_metrics

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lrk.train.atomic import (
+from lrk.atomic import (
     SaveError,
     atomic_file,
     atomic_folder,
