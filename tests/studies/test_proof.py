@@ -100,4 +100,4 @@ def test_one_seed_has_no_interval(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["proof", "--seeds", "1"])
     with pytest.raises(SystemExit):
         main()
-    assert "--seeds is 1; a confidence interval needs at least 2" in capsys.readouterr().err
+    assert "--seeds is 1; it must be from 2, for intervals, to 10" in capsys.readouterr().err

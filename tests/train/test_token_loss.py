@@ -59,6 +59,18 @@ def batch_of(trainer: LrkTrainer, indices) -> dict[str, torch.Tensor]:
     return trainer._prepare_inputs(batch)
 
 
+def test_short_losses_have_the_temperature_of_the_loss(weighted):
+    model, batch = weighted.model, batch_of(weighted, [0])
+    cold = short_losses(model, batch, SHORT, STRIDE)
+    warm = short_losses(model, {**batch, "attention_temperature": 3.0}, SHORT, STRIDE)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.q_proj.weight /= 3
+    expected = short_losses(model, batch, SHORT, STRIDE)
+    assert not torch.allclose(warm, cold, equal_nan=True)
+    torch.testing.assert_close(warm, expected, equal_nan=True)
+
+
 def direct_losses(exact, tokens, positions):
     """(S,) float64 losses of one document by stock transformers with all its logits.
 
