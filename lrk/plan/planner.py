@@ -18,8 +18,9 @@ GIB = 2**30
 ALLOCATOR_SLACK = 0.05
 CONTEXT_GIB = 0.75
 
-# Lengths are found to this many tokens.
+# Lengths are found to this many tokens, and tried up to so many times one that is known to fit.
 FIT_STEP = 256
+GROWTH = 4
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,10 @@ def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float
 
 def _guess(low: Plan, other: Plan, high: Plan | None, gib: float) -> int:
     """The next length to try: where the line through two plans reaches `gib`, above `low` and below
-    `high`, which are known to fit and not to fit."""
+    `high`, which are known to fit and not to fit. The line may be flat, because the peak of short
+    samples is that of the optimizer: without `high` the length grows fourfold at most."""
     first = low.settings.length
-    slope = (other.device_gib - low.device_gib) / (other.settings.length - first)
-    steps = int((gib - low.device_gib) / slope) // FIT_STEP
-    guess = first + max(steps, 1) * FIT_STEP
-    return guess if high is None else min(guess, high.settings.length - FIT_STEP)
+    furthest = GROWTH * first if high is None else high.settings.length - FIT_STEP
+    rise, run = other.device_gib - low.device_gib, other.settings.length - first
+    steps = int((gib - low.device_gib) * run / rise) // FIT_STEP if rise else furthest
+    return min(first + max(steps, 1) * FIT_STEP, furthest)

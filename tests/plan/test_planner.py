@@ -1,12 +1,13 @@
 """Plans: extrapolated exactly, changed by the settings as they must be, and found by length."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import Qwen2Config
 
-from lrk.plan import Plan, Settings, longest, plan
+from lrk.plan import Plan, Settings, longest, plan, planner
 from lrk.plan.ledger import DEVICE_PARTS, GRADIENTS, HOST, LOSS, OPTIMIZER, PARTS, SAVED, WEIGHTS
 from lrk.plan.planner import GIB
 from lrk.plan.settings import LIGER_STYLE, STOCK
@@ -155,6 +156,22 @@ def test_longest(config):
     assert found.settings.length == 5000 // 256 * 256
     with pytest.raises(ValueError, match=r"more than 0\.5 GiB"):
         longest("tiny", config, SETTINGS, 0.5)
+
+
+def test_longest_where_the_optimizer_hides_the_length():
+    """A peak that is flat up to 65,536 tokens: no line through it, or through its first rise."""
+    tried = []
+
+    def plan_of(_model, _config, settings):
+        tried.append(settings.length)
+        gib = max(10.0, settings.length / 8192 + 1e-9 * settings.length)
+        return SimpleNamespace(settings=settings, device_gib=gib)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "plan", plan_of)
+        found = longest("tiny", None, SETTINGS, 20.0)
+    assert found.settings.length == (20 * 8192 - 1) // 256 * 256
+    assert max(tried) <= 4 * 20 * 8192
 
 
 def test_kept_attention_costs_memory_and_saves_flops(config):
