@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from lrk.analysis.arguments import AnalysisArguments
+from lrk.merge.checkpoint import INDEX, WEIGHTS
 from lrk.train import LrkTrainingArguments, train
 
 FOLDER = "extended"
@@ -27,7 +28,8 @@ def train_extended(arguments: AnalysisArguments, config: PretrainedConfig) -> Pa
         ValueError: as `lrk-train`.
     """
     folder = Path(arguments.output_dir) / FOLDER
-    if not (folder / "model.safetensors").is_file():
+    # Of a model in several files the index is written last.
+    if not any((folder / name).is_file() for name in (WEIGHTS, INDEX)):
         train(training_arguments(arguments, config, folder))
     return folder
 

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -15,6 +14,7 @@ from lrk.atomic import SaveError
 from lrk.data.prepare import SHARD_CHARACTERS, Preparation, prepare
 from lrk.data.select import SelectionRun, report, select
 from lrk.data.shards import Share
+from lrk.eval.pretrained import load_auto
 from lrk.recipe.prepared import Manifest
 from lrk.recipe.selection import RULES
 from lrk.train.arguments import TRAIN_SHARE
@@ -147,20 +147,8 @@ def _select(namespace: argparse.Namespace) -> int:
 def _common(namespace: argparse.Namespace) -> tuple[PreTrainedTokenizerBase, str, Share, int]:
     if namespace.num_proc < 1:
         raise ValueError(f"num_proc is {namespace.num_proc}; it must be at least 1")
-    tokenizer = _tokenizer(namespace.tokenizer, namespace.gguf_file)
+    tokenizer = load_auto(AutoTokenizer, "tokenizer", namespace.tokenizer, namespace.gguf_file)
     return tokenizer, namespace.output_dir, namespace.shard, namespace.num_proc
-
-
-def _tokenizer(name: str, gguf_file: str | None) -> PreTrainedTokenizerBase:
-    options = {} if gguf_file is None else {"gguf_file": gguf_file}
-    if name[:1] in "./~" and not Path(name).expanduser().is_dir():
-        raise ValueError(f"tokenizer {name!r} does not exist")
-    path = str(Path(name).expanduser())
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"tokenizer {name!r} cannot be loaded: {reason}") from error
 
 
 def _fields_of(kind: Any, namespace: argparse.Namespace) -> dict[str, Any]:

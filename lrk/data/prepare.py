@@ -23,13 +23,12 @@ from lrk.recipe import stream_documents
 from lrk.recipe.documents import local_files
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import Manifest
+from lrk.recipe.sample_stream import BATCH_OF_DOCUMENTS
 from lrk.recipe.segments import SentenceEnds, sentence_ends
 from lrk.recipe.tokens import FEATURES, FEATURES_WITH_LABELS, check_tokenizer, tokenized_rows
 
 # Characters of text in a shard, about 16 million tokens of English: 64 MiB.
 SHARD_CHARACTERS = 2**26
-# Documents that are tokenized together.
-BATCH_OF_DOCUMENTS = 16
 
 Rows = list[tuple[int, dict[str, Any]]]
 

@@ -23,8 +23,7 @@ from lrk.data.shards import (
 )
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import MANIFEST_FILE, Manifest, open_prepared, read_manifest, sha256_of
-from lrk.recipe.samples import check_length
-from lrk.recipe.segments import clip_segments
+from lrk.recipe.samples import check_length, choice_of
 from lrk.recipe.selection import POSITIONS, Selection, selection_of
 
 # Beside the tokens: how many the row was chosen from, and from the first to the last one kept; how
@@ -130,21 +129,15 @@ def _rows(
     tokens = {name: document[name] for name in ("input_ids", "is_label") if name in document}
     for start in range(0, total, selection.span):
         size = min(selection.span, total - start)
-        segments = clip_segments(document["segment_lengths"], start, size)
-        kept = np.arange(start, start + size)
-        qualifying, filled = size, 0
-        if size > length:
-            choice = selection.choose(tokens["input_ids"][kept], segments, length, (number, start))
-            kept, segments = choice.tokens + start, choice.segment_lengths
-            qualifying, filled = choice.num_qualifying, choice.num_filled
+        choice = choice_of(document, number, start, size, length, selection)
         yield {
-            **{name: values[kept] for name, values in tokens.items()},
-            "segment_lengths": segments,
+            **{name: values[start + choice.tokens] for name, values in tokens.items()},
+            "segment_lengths": choice.segment_lengths,
             "source": document["source"],
             "chosen_from": size,
-            "covered": int(kept[-1] - kept[0]) + 1,
-            "qualifying": qualifying,
-            "filled": filled,
+            "covered": int(choice.tokens[-1] - choice.tokens[0]) + 1,
+            "qualifying": choice.num_qualifying,
+            "filled": choice.num_filled,
         }
 
 

@@ -92,7 +92,7 @@ def begin(folder: Path, manifest: Manifest) -> Manifest:
         begun = read_manifest(folder)
         _check_same(folder, begun, manifest)
         return begun
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_whole, folder.iterdir()))):
         raise ValueError(f"output_dir {str(folder)!r} holds something else; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / MANIFEST_FILE, manifest.to_json())
@@ -183,6 +183,11 @@ def seal(
     atomic.write_text(folder / MANIFEST_FILE, sealed.to_json())
     atomic.remove_temporaries(folder)
     return sealed
+
+
+def _is_whole(path: Path) -> bool:
+    """False for a temporary, of a process that writes or was killed."""
+    return not path.name.startswith(atomic.PREFIX)
 
 
 def _check_same(folder: Path, begun: Manifest, wanted: Manifest) -> None:

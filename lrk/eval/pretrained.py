@@ -136,10 +136,14 @@ def load_auto(
     Raises:
         ValueError: in one sentence.
     """
+    if not name:
+        raise ValueError(f"{argument} is empty; it must name a folder or a hub model")
     if name[0] in "./~" and not Path(name).expanduser().is_dir():
         raise ValueError(f"{argument} {name!r} does not exist")
     if gguf_file is not None:
         options["gguf_file"] = gguf_file
+    # Without the explicit False transformers would ask at the terminal.
+    options["trust_remote_code"] = False
     try:
         return auto_class.from_pretrained(str(Path(name).expanduser()), **options)
     except (OSError, ValueError) as error:

@@ -53,35 +53,31 @@ class Placement:
     def placed(self, sample: Sample, epoch: int = 0) -> PlacedSample:
         """The sample with its positions, and with its text if that follows from them.
 
-        Token j of `Ls` is number `min(position, n - Ls + j)` of n. A document that reaches to a
-        position gives the token there. One that does not gives the tokens that just leave room for
-        those which follow: so the last run of positions takes the end of the document, and a middle
-        run that lies beyond it what comes before. Nothing is taken twice.
+        Token j of m is number `min(position, n - m + j)` of n, where m is `Ls` less the ending. A
+        document that reaches to a position gives the token there. One that does not gives the
+        tokens that just leave room for those which follow: so the last run of positions takes the
+        end of the document, and a middle run that lies beyond it what comes before. Nothing is
+        taken twice.
         """
-        sample = self._ended(sample)
         position_ids = self.position_ids(sample, epoch)
-        room = len(sample["input_ids"]) - len(position_ids)
-        if not room:
-            return {**sample, "position_ids": position_ids}
-        taken = torch.minimum(position_ids, torch.arange(len(position_ids)) + room)
-        tokens = {
-            name: sample[name][taken]  # type: ignore[literal-required]
-            for name in ("input_ids", "is_label")
-            if name in sample
-        }
-        segments = [torch.tensor([len(taken)])]
-        return {**sample, **tokens, "segment_lengths": segments, "position_ids": position_ids}  # type: ignore[typeddict-item]
+        length = len(position_ids) - len(self.ending)
+        left_out = len(sample["input_ids"]) - length
+        if left_out:
+            last = torch.arange(length) + left_out
+            sample = _taken(sample, torch.minimum(position_ids[:length], last))
+        return {**self._ended(sample), "position_ids": position_ids}
 
     def position_ids(self, sample: Sample, epoch: int = 0) -> Tensor:
-        """Positions (Ls,) int64; each document of a packed sample starts at 0 on its own.
+        """Positions (Ls,) int64 of a sample and the ending that `placed` adds to it.
 
         Nothing attends across the documents of a packed sample, so each of them is spread over
-        the whole window, as if it were a sample by itself.
+        the whole window, as if it were a sample by itself: it starts at 0 on its own.
         """
         generator = _generator(self.seed, epoch, sample["index"])
         contiguous = torch.rand((), generator=generator) < self.contiguous_share
-        documents = sample["segment_lengths"]
-        if self.train_length is not None and len(sample["input_ids"]) > self.train_length:
+        ended = self._ended(sample)
+        documents = ended["segment_lengths"]
+        if self.train_length is not None and len(ended["input_ids"]) > self.train_length:
             documents = [torch.tensor([self.train_length])]
         method = "contiguous" if contiguous else self.method
         return torch.cat(
@@ -126,6 +122,16 @@ class PlacedSamples(torch.utils.data.Dataset[PlacedSample]):
 
     def __getitem__(self, index: int) -> PlacedSample:
         return self._placement.placed(self._samples[index])
+
+
+def _taken(sample: Sample, tokens: Tensor) -> Sample:
+    """The tokens at these indices (m,), as one segment."""
+    kept: Sample = {
+        **sample,
+        "input_ids": sample["input_ids"][tokens],
+        "segment_lengths": [torch.tensor([len(tokens)])],
+    }
+    return {**kept, "is_label": sample["is_label"][tokens]} if "is_label" in sample else kept
 
 
 def _generator(seed: int, epoch: int, index: int) -> Generator:

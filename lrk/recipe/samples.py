@@ -109,8 +109,8 @@ class Samples(torch.utils.data.Dataset[Sample]):
         """How many tokens the text of a sample is chosen from, and which; None where it is not."""
         document, start, size = self._pieces[np.searchsorted(self._sample_of_piece, index)].tolist()
         row = self._documents[document]
-        choice = _choice(row, document, start, size, self.length, self.selection)
-        return None if choice is None else (size, choice)
+        choice = choice_of(row, document, start, size, self.length, self.selection)
+        return None if len(choice.tokens) == size else (size, choice)
 
 
 def check_length(length: int, selection: Selection | None) -> None:
@@ -141,35 +141,27 @@ def piece_of(
     Args:
         number: of the document, for the draw of the selection.
     """
-    taken = slice(start, start + size)
-    columns = {
-        name: document[name][taken] for name in ("input_ids", "is_label") if name in document
-    }
-    choice = _choice(document, number, start, size, length, selection)
-    if choice is None:
-        segments = clip_segments(document["segment_lengths"], start, size)
-    else:
-        columns = {name: values[choice.tokens] for name, values in columns.items()}
-        segments = choice.segment_lengths
+    choice = choice_of(document, number, start, size, length, selection)
+    tokens = start + choice.tokens
     return Piece(
-        torch.from_numpy(columns["input_ids"]).long(),
-        torch.from_numpy(segments),
-        torch.from_numpy(columns["is_label"]).clone() if "is_label" in columns else None,
+        torch.from_numpy(document["input_ids"][tokens]).long(),
+        torch.from_numpy(choice.segment_lengths),
+        torch.from_numpy(document["is_label"][tokens]) if "is_label" in document else None,
     )
 
 
-def _choice(
+def choice_of(
     document: Mapping[str, NDArray],
     number: int,
     start: int,
     size: int,
     length: int,
     selection: Selection | None,
-) -> Choice | None:
-    """As `piece_of`; None where there is nothing to choose, or `Placement` does."""
-    if selection is None or selection.rule == POSITIONS or size <= length:
-        return None
+) -> Choice:
+    """As `piece_of`: all tokens where there is nothing to choose, or `Placement` does."""
     segments = clip_segments(document["segment_lengths"], start, size)
+    if selection is None or selection.rule == POSITIONS or size <= length:
+        return Choice(np.arange(size), segments, num_qualifying=size, num_filled=0)
     token_ids = document["input_ids"][start : start + size]
     return selection.choose(token_ids, segments, length, (number, start))
 

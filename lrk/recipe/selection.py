@@ -151,7 +151,7 @@ def keep(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Take segments in `order` until they hold `budget` tokens, lay them in the document's order.
 
-    What is too much is cut off at the end, so that only the last kept sentence can be incomplete:
+    What is too much is cut off at the end, so that only the last kept segment can lack its end:
     every gap that a sampler opens between segments is at the end of a sentence.
 
     Returns:

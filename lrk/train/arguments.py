@@ -17,6 +17,12 @@ from lrk.recipe.upsample import check_upsampling
 from lrk.train.nearest import did_you_mean
 
 PLAIN, LONGCE, IMPACTFUL = TOKEN_LOSSES = ("plain", "longce", "impactful")
+_OF_TOKEN_LOSS = {
+    "impactful_weight": IMPACTFUL,
+    "longce_short_context": LONGCE,
+    "longce_short_stride": LONGCE,
+    "longce_max_weight": LONGCE,
+}
 KERNELS = ("rope", "attention", "cross_entropy")
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 HOST_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
@@ -315,6 +321,7 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"eval_lengths is {self.eval_lengths}; each must be at least train_length "
                 f"{self.train_length}"
             )
+        self._check_contiguous()
         self._check_selection()
         self._check_token_loss()
         self._check_mixture()
@@ -344,11 +351,25 @@ class LrkTrainingArguments(transformers.TrainingArguments):
                 f"{BITSANDBYTES_MIN_VERSION} or newer is not installed; `pip install lrk[qlora]`"
             )
 
+    def _check_contiguous(self) -> None:
+        for name in ("position_reach", "attention_temperature"):
+            if self.position_method == "contiguous" and getattr(self, name) != 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} with position_method 'contiguous'; it is for "
+                    "positions that are spread, so leave it at 1"
+                )
+
     def _check_selection(self) -> None:
         if self.selection is not None:
             _require_one_of("selection", self.selection, SELECTIONS)
         check_table(self.selection, self.selection_table)
-        if self.upsample_longer_than is not None:
+        if self.upsample_longer_than is None:
+            if "upsample_factor" in self._given:
+                raise ValueError(
+                    f"upsample_factor is {self.upsample_factor} without upsample_longer_than; it "
+                    "is the weight of documents that are longer, so give both or neither"
+                )
+        else:
             check_upsampling(self.upsample_longer_than, self.upsample_factor)
             if self.streaming:
                 raise ValueError(
@@ -373,6 +394,12 @@ class LrkTrainingArguments(transformers.TrainingArguments):
             )
 
     @property
+    def selection_span(self) -> int:
+        """Tokens that a sample's text is chosen from: where it is by position, all of them."""
+        reach = self.position_reach if self.selection == POSITIONS else 1
+        return round(reach * self.target_length)
+
+    @property
     def selection_table(self) -> str | None:
         """`impactful_tokens`, unless the loss alone reads it."""
         loss_alone = self.token_loss == IMPACTFUL and self.selection != IMPACTFUL
@@ -386,6 +413,12 @@ class LrkTrainingArguments(transformers.TrainingArguments):
         for name in ("impactful_weight", "longce_max_weight"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name, token_loss in _OF_TOKEN_LOSS.items():
+            if name in self._given and self.token_loss != token_loss:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)} with token_loss {self.token_loss!r}; it "
+                    f"belongs to {token_loss!r}"
+                )
         if self.token_loss != PLAIN and not self.kernels["cross_entropy"]:
             raise ValueError(
                 f"token_loss is {self.token_loss!r} with kernels.cross_entropy false; the loss of "
@@ -458,11 +491,6 @@ class LrkTrainingArguments(transformers.TrainingArguments):
     def _check_attention(self) -> None:
         if self.kernels["attention"]:
             return
-        if self.attention_temperature != 1:
-            raise ValueError(
-                f"attention_temperature is {self.attention_temperature} with kernels.attention "
-                "false: stock attention has no temperature, so leave it at 1"
-            )
         if self.position_method != "contiguous":
             raise ValueError(
                 f"kernels.attention is false with position_method {self.position_method!r}: stock "

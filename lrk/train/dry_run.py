@@ -10,10 +10,11 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from lrk.plan import Settings, plan
 from lrk.plan.command import description
 from lrk.plan.settings import IMPLEMENTATIONS, OPTIMIZERS
-from lrk.recipe import Placement, Sample, Samples, SampleStream
+from lrk.recipe import Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
+from lrk.recipe.placement import PlacedSample
 from lrk.train import run_folder
-from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments import LONGCE, LrkTrainingArguments
 from lrk.train.pretrained import load_config, load_tokenizer
 from lrk.train.session import load_samples
 from lrk.train.trainer import training_placement
@@ -40,13 +41,13 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     tokenizer = load_tokenizer(read_from or arguments, config)
     samples, _ = load_samples(arguments, tokenizer)
     placement = training_placement(arguments, tokenizer)
-    surveyed = _surveyed(samples)
+    surveyed = [placement.placed(sample) for sample in _surveyed(samples)]
     return "\n".join(
         [
             arguments.to_yaml(),
-            *_token_plan(arguments, samples, surveyed, placement),
+            *_token_plan(arguments, samples, surveyed, placement.target_length),
             "",
-            *_one_sample(surveyed, placement, tokenizer),
+            *_one_sample(surveyed, tokenizer),
             "",
             *_memory(arguments, config),
         ]
@@ -62,27 +63,28 @@ def _surveyed(samples: Samples | MixedSamples | SampleStream) -> list[Sample]:
 def _token_plan(
     arguments: LrkTrainingArguments,
     samples: Samples | MixedSamples | SampleStream,
-    surveyed: Sequence[Sample],
-    placement: Placement,
+    surveyed: Sequence[PlacedSample],
+    window: int,
 ) -> Iterator[str]:
+    length = arguments.train_length
     batch = (
         arguments.per_device_train_batch_size
         * arguments.gradient_accumulation_steps
         * arguments.world_size
     )
-    lasts = [int(placement.position_ids(sample)[-1]) for sample in surveyed]
-    skipping = [last for last in lasts if last >= samples.length]
+    lasts = [int(sample["position_ids"][-1]) for sample in surveyed]
+    skipping = [last for last in lasts if last >= length]
     yield "Token plan"
     if isinstance(samples, SampleStream):
         steps = arguments.max_steps
         packed = sum(len(sample["segment_lengths"]) > 1 for sample in surveyed)
-        yield f"  samples          of {samples.length:,} tokens; a stream does not say how many"
+        yield f"  samples          of {length:,} tokens; a stream does not say how many"
         yield f"  packed           {packed:,} of the first {len(surveyed):,}"
         yield f"  shuffled         among {samples.shuffle_buffer:,} samples"
     else:
         steps = _steps(arguments, len(samples), batch)
         left_over = samples.num_unused_tokens
-        yield f"  samples          {len(samples):,} of {samples.length:,} tokens"
+        yield f"  samples          {len(samples):,} of {length:,} tokens"
         yield f"  packed           {samples.num_packed:,} hold more than one document"
         yield f"  tokens           {samples.num_tokens:,} used, {left_over:,} left over"
         if samples.selection is not None:
@@ -98,8 +100,8 @@ def _token_plan(
                 f"  {count / len(samples):<16.1%} {len(part):,} samples of {name}, each "
                 f"{count / len(part):.1f} times"
             )
-    yield f"  a step           {batch:,} samples, {batch * samples.length:,} tokens"
-    yield f"  steps            {steps:,}, {steps * batch * samples.length:,} tokens in all"
+    yield f"  a step           {batch:,} samples, {batch * length:,} tokens"
+    yield f"  steps            {steps:,}, {steps * batch * length:,} tokens in all"
     yield (
         f"  positions        {arguments.position_method}; of the first {len(surveyed):,} samples "
         f"{len(skipping):,} skip"
@@ -107,7 +109,7 @@ def _token_plan(
     if skipping:
         yield (
             f"  last position    {sum(skipping) / len(skipping):,.0f} on average where they skip, "
-            f"below {placement.target_length:,}"
+            f"below {window:,}"
         )
 
 
@@ -137,12 +139,11 @@ def _steps(arguments: LrkTrainingArguments, samples: int, batch: int) -> int:
 
 
 def _one_sample(
-    surveyed: Sequence[Sample], placement: Placement, tokenizer: PreTrainedTokenizerBase
+    surveyed: Sequence[PlacedSample], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
     """The first sample that skips, segment by segment; the first one if none does."""
-    laid_out = map(placement.placed, surveyed)
-    skips = (s for s in laid_out if int(s["position_ids"][-1]) >= len(s["position_ids"]))
-    sample = next(skips, placement.placed(surveyed[0]))
+    skips = (s for s in surveyed if int(s["position_ids"][-1]) >= len(s["position_ids"]))
+    sample = next(skips, surveyed[0])
     positions = sample["position_ids"]
     yield f"Sample {sample['index']}, epoch 0: positions and text of each segment"
     start = 0
@@ -168,8 +169,8 @@ def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterat
     if arguments.load_in_4bit:
         yield "  not predicted for load_in_4bit"
         return
-    if arguments.load_in_4bit:
-        yield "  not predicted for load_in_4bit"
+    if arguments.token_loss == LONGCE:
+        yield f"  not predicted for token_loss {LONGCE}, which runs the model on short contexts too"
         return
     optim = str(arguments.to_dict()["optim"])
     settings = plan_settings(arguments, config, implementation, optim)

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from transformers import PretrainedConfig
 
-from lrk.train.arguments import LrkTrainingArguments
+from lrk.merge.rules import Rule
+from lrk.train.arguments import PLAIN, LrkTrainingArguments
 
 MARK = "<!-- written by lrk-train; without this line lrk-train leaves the file alone -->"
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
@@ -16,19 +17,25 @@ _EVALUATION = re.compile(r"eval_(\d+)_loss")
 Rows = Sequence[dict[str, Any]]
 
 
-def model_card(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Rows) -> str:
+def model_card(
+    arguments: LrkTrainingArguments,
+    config: PretrainedConfig,
+    history: Rows,
+    base_model: str | None,
+) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
     Args:
         arguments: of the run.
         config: of the trained model.
         history: what was logged, rows with a `step`.
+        base_model: folder or hub name of what the run extends; in a stage that of the first one.
     """
     lines = [
-        *_metadata(arguments),
+        *_metadata(arguments.position_method, base_model),
         MARK,
         "",
-        *_how(arguments, config, history),
+        *_how(arguments, config, history, base_model),
         "",
         *_measured(arguments, history),
         "",
@@ -44,22 +51,64 @@ def model_card(arguments: LrkTrainingArguments, config: PretrainedConfig, histor
     return "\n".join(lines)
 
 
-def _metadata(arguments: LrkTrainingArguments) -> Iterator[str]:
+def merge_card(
+    arguments: LrkTrainingArguments,
+    config: PretrainedConfig,
+    history: Rows,
+    base_model: str,
+    models: Sequence[str],
+    rule: Rule,
+) -> str:
+    """The same of a merged model.
+
+    Args:
+        arguments: of its evaluation.
+        config: of the merged model.
+        history: what its evaluation logged.
+        base_model: as in `model_card`.
+        models: names of what was merged.
+        rule: by which.
+    """
+    lines = [
+        *_metadata("merge", base_model),
+        MARK,
+        "",
+        f"# {Path(arguments.output_dir or '').name}",
+        "",
+        f"{base_model}, extended to a window of {config.max_position_embeddings:,} tokens and "
+        f"merged by lrk-train: {', '.join(models)}, by `lrk.merge.{rule}`. The cards of the stages "
+        "before it say how these were trained. Its licence is that of the base model.",
+        "",
+        *_measured(arguments, history),
+        "",
+        *_not_measured(arguments),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(method: str, base_model: str | None) -> Iterator[str]:
     metadata: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["lrk", "long-context", arguments.position_method],
+        "tags": ["lrk", "long-context", method],
     }
-    base = arguments.model_name_or_path
-    if base and not Path(base).exists():  # a name on the hub
-        metadata["base_model"] = base
+    if base_model and not Path(base_model).exists():  # a name on the hub
+        metadata["base_model"] = base_model
     yield "---"
     yield yaml.safe_dump(metadata, sort_keys=False).strip()
     yield "---"
 
 
-def _how(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Rows) -> Iterator[str]:
-    base = arguments.model_name_or_path or "a model that the caller had at hand"
+def _how(
+    arguments: LrkTrainingArguments,
+    config: PretrainedConfig,
+    history: Rows,
+    base_model: str | None,
+) -> Iterator[str]:
+    base = base_model or "a model that the caller had at hand"
+    start = arguments.model_name_or_path
+    from_stage = f", here from `{Path(start).name}` on" if start and start != base_model else ""
     steps = max((row["step"] for row in history), default=0)
     batch = (
         arguments.per_device_train_batch_size
@@ -71,8 +120,8 @@ def _how(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Row
     yield f"# {name}"
     yield ""
     yield (
-        f"{base}, trained by lrk-train for a window of {config.max_position_embeddings:,} tokens. "
-        f"Its licence is that of the base model."
+        f"{base}, trained by lrk-train for a window of {config.max_position_embeddings:,} tokens"
+        f"{from_stage}. Its licence is that of the base model."
     )
     yield ""
     yield "| | |"
@@ -80,6 +129,8 @@ def _how(arguments: LrkTrainingArguments, config: PretrainedConfig, history: Row
     reach = round(arguments.position_reach * arguments.target_length)
     yield f"| positions | {arguments.position_method}, below {reach:,} |"
     yield f"| softmax temperature of attention in training | {arguments.attention_temperature:g} |"
+    if arguments.token_loss != PLAIN:
+        yield f"| tokens weighed in training by | {arguments.token_loss} |"
     yield f"| samples in ordinary positions | {arguments.contiguous_share:.0%} |"
     yield f"| real tokens of a sample | {arguments.train_length:,} |"
     yield f"| samples a step | {batch:,} |"
@@ -106,7 +157,8 @@ def _measured(arguments: LrkTrainingArguments, history: Rows) -> Iterator[str]:
     yield "| | first | last |"
     yield "|---|---|---|"
     if losses:
-        yield f"| training | {_at_step(losses[0])} | {_at_step(losses[-1])} |"
+        weighed = "" if arguments.token_loss == PLAIN else f", weighed by {arguments.token_loss}"
+        yield f"| training{weighed} | {_at_step(losses[0])} | {_at_step(losses[-1])} |"
     for length, points in sorted(evaluations.items()):
         yield (
             f"| held-out, simulated length {length:,} | {_at_step(points[0])} | "
@@ -125,7 +177,7 @@ def _at_step(point: tuple[int, float]) -> str:
 
 
 def _not_measured(arguments: LrkTrainingArguments) -> Iterator[str]:
-    yield "## Not measured"
+    yield "## Not measured by lrk-train"
     yield ""
     yield (
         f"- Texts of more than {arguments.train_length:,} real tokens: no loss, no retrieval "

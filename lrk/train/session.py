@@ -63,19 +63,8 @@ def load_samples(
     arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Samples | MixedSamples | SampleStream, Samples | None]:
     """The samples to train on, and those to evaluate on, if there are any."""
-    if arguments.eval_strategy != "no" and not arguments.eval_data:
-        raise ValueError(
-            "eval_data is empty; with an eval_strategy it must name what to evaluate on"
-        )
-
-    length = _text_length(arguments, tokenizer)
-    selection = selection_of(
-        arguments.selection,
-        arguments.target_length,
-        tokenizer,
-        arguments.selection_table,
-        arguments.seed,
-    )
+    selection = check_data(arguments, tokenizer)
+    length = text_length(arguments, tokenizer)
     with arguments.main_process_first(desc="preparing the data"):
         samples: Samples | MixedSamples | SampleStream
         if arguments.streaming:
@@ -86,6 +75,51 @@ def load_samples(
             documents = _tokenized(arguments, tokenizer, arguments.data, upsample=True)
             samples = Samples(documents, length, arguments.pack, selection)
     return samples, evaluation_samples(arguments, tokenizer)
+
+
+def check_data(
+    arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
+) -> Selection | None:
+    """Refuse, before documents are read, what makes no samples of a run.
+
+    Returns:
+        The selection of the run.
+    """
+    if arguments.eval_strategy != "no" and not arguments.eval_data:
+        raise ValueError(
+            "eval_data is empty; with an eval_strategy it must name what to evaluate on"
+        )
+    for sources in data_groups(arguments):
+        prepared = [source for source in sources if is_prepared(source)]
+        if prepared and len(prepared) < len(sources):
+            raise ValueError(
+                f"data mix the prepared folder {prepared[0]!r} with documents; prepare all or none"
+            )
+    for source in arguments.data:
+        if arguments.streaming and is_prepared(source):
+            raise ValueError(
+                f"data source {source!r} is prepared and read where it lies: leave streaming false"
+            )
+        if arguments.upsample_longer_than is not None and not is_prepared(source):
+            raise ValueError(
+                f"upsample_longer_than is {arguments.upsample_longer_than}, but data are not "
+                "prepared: it needs the folder of lrk-data prepare, which notes the source of each "
+                "document"
+            )
+    return selection_of(
+        arguments.selection,
+        arguments.selection_span,
+        tokenizer,
+        arguments.selection_table,
+        arguments.seed,
+    )
+
+
+def data_groups(arguments: LrkTrainingArguments) -> list[list[str]]:
+    """The sources that make samples together: of training, and of evaluation if there is any."""
+    apart = arguments.data_shares is not None
+    training = [[source] for source in arguments.data] if apart else [arguments.data]
+    return [*training, *([arguments.eval_data] if arguments.eval_data else [])]
 
 
 def evaluation_samples(
@@ -100,7 +134,7 @@ def evaluation_samples(
         return Samples(documents, arguments.train_length, pack=False)
 
 
-def _text_length(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> int:
+def text_length(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of a sample that come out of documents."""
     return arguments.train_length - len(prompt_ids(arguments.end_prompt, tokenizer))
 
@@ -115,7 +149,7 @@ def _mixed(
     for source in arguments.data:
         documents = _tokenized(arguments, tokenizer, [source], upsample=True)
         try:
-            length = _text_length(arguments, tokenizer)
+            length = text_length(arguments, tokenizer)
             sources.append(Samples(documents, length, arguments.pack, selection))
         except ValueError as error:
             raise ValueError(f"data source {source!r} makes no sample: {error}") from error
@@ -129,20 +163,10 @@ def _tokenized(
     upsample: bool,
 ) -> Dataset:
     """Open what is prepared, or tokenize documents."""
-    prepared = [source for source in sources if is_prepared(source)]
-    if prepared and len(prepared) < len(sources):
-        raise ValueError(
-            f"data mix the prepared folder {prepared[0]!r} with documents; prepare all or none"
-        )
-    longer_than = arguments.upsample_longer_than if upsample else None
-    if not prepared:
-        if longer_than is not None:
-            raise ValueError(
-                f"upsample_longer_than is {longer_than}, but data are not prepared: it needs the "
-                "folder of lrk-data prepare, which notes the source of each document"
-            )
+    if not any(map(is_prepared, sources)):
         documents = load_documents(sources, arguments.text_column)
         return tokenize(documents, tokenizer, arguments.dataset_num_proc, arguments.assistant_only)
+    longer_than = arguments.upsample_longer_than if upsample else None
     if longer_than is None:
         return open_prepared(sources, tokenizer)
     return concatenate_datasets(
@@ -160,14 +184,10 @@ def _stream(
     tokenizer: PreTrainedTokenizerBase,
     selection: Selection | None,
 ) -> SampleStream:
-    for source in filter(is_prepared, arguments.data):
-        raise ValueError(
-            f"data source {source!r} is prepared and read where it lies: leave streaming false"
-        )
     stream = SampleStream(
         stream_documents(arguments.data, arguments.text_column),
         tokenizer,
-        _text_length(arguments, tokenizer),
+        text_length(arguments, tokenizer),
         arguments.pack,
         arguments.assistant_only,
         arguments.shuffle_buffer or 0,

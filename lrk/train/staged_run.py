@@ -8,7 +8,6 @@ appears when it is complete.
 import gc
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,24 @@ from lrk.eval import evaluation as evaluator
 from lrk.hf import patch
 from lrk.merge import merge
 from lrk.merge.checkpoint import read_checkpoint
-from lrk.recipe import SampleStream, stream_documents
-from lrk.recipe.prepared import is_prepared
+from lrk.recipe import Samples, SampleStream, stream_documents
+from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.train import run_folder
-from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
 from lrk.train.checkpoints import checkpoints, damage
 from lrk.train.dry_run import dry_run
+from lrk.train.model_card import merge_card
 from lrk.train.pretrained import load_config, load_model, load_tokenizer
-from lrk.train.session import evaluation_samples, run, set_up
+from lrk.train.session import (
+    check_data,
+    data_groups,
+    evaluation_samples,
+    run,
+    set_up,
+    text_length,
+)
 from lrk.train.stages import ORIGINAL, Stage, StagedRun
+from lrk.train.token_loss import type_weights
 from lrk.train.trainer import LrkTrainer
 
 STAGES_FILE = "stages.json"
@@ -161,7 +169,7 @@ def run_stages(staged: StagedRun) -> str:
             progress.note(stage, TRAINED, losses)
             _release_memory()
         if progress.state(stage) == TRAINED:
-            _once(partial(_evaluate, stage))
+            _evaluate(stage)
             progress.note(stage, FINISHED)
             _release_memory()
     table = "\n".join(_table(staged, progress)) + "\n"
@@ -176,13 +184,15 @@ def _train(staged: StagedRun, stage: Stage) -> Losses:
         trainer = set_up(stage.arguments(*staged.start_of(stage), **changes))
     except ValueError as error:
         raise StageError(f"stage {stage.name!r}: {error}") from error
+    trainer.base_model = staged.model
     return _losses(run(trainer))
 
 
 def _merge(staged: StagedRun, stage: Stage) -> Losses:
-    """Merge and evaluate; the model is whole where it exists."""
+    """Merge, evaluate and describe; the model is whole where it exists."""
     assert stage.merge is not None
-    models = [_local(staged.model_of(name)) for name in stage.merge.models]
+    names = stage.merge.models
+    models = [_local(staged.model_of(name)) for name in names]
     arguments = stage.arguments(str(stage.folder), None, lora_rank=0, load_in_4bit=False)
     with arguments.main_process_first(desc="merging"):
         if not (stage.folder / "config.json").is_file():
@@ -190,15 +200,20 @@ def _merge(staged: StagedRun, stage: Stage) -> Losses:
                 merge(models, stage.folder, stage.merge.rule, config_from=models[-1])
             except ValueError as error:
                 raise StageError(f"stage {stage.name!r}: {error}") from error
-    tokenizer = load_tokenizer(arguments, load_config(arguments))
+    config = load_config(arguments)
+    tokenizer = load_tokenizer(arguments, config)
     samples = evaluation_samples(arguments, tokenizer)
-    if samples is None:
-        return {}
-    (stage.folder / run_folder.METRICS_FILE).unlink(missing_ok=True)
-    model = patch(load_model(arguments), **arguments.kernels)
-    trainer = LrkTrainer(model, tokenizer, samples, arguments, samples)
-    trainer.evaluate()
-    return _losses(trainer)
+    losses, history = {}, []
+    if samples is not None:
+        (stage.folder / run_folder.METRICS_FILE).unlink(missing_ok=True)
+        model = patch(load_model(arguments), **arguments.kernels)
+        trainer = LrkTrainer(model, tokenizer, samples, arguments, samples)
+        trainer.evaluate()
+        losses, history = _losses(trainer), trainer.state.log_history
+    merged = [name if name == ORIGINAL else Path(staged.model_of(name)).name for name in names]
+    card = merge_card(arguments, config, history, staged.model, merged, stage.merge.rule)
+    _once(lambda: atomic.write_text(stage.folder / run_folder.MODEL_CARD_FILE, card))
+    return losses
 
 
 def _evaluate(stage: Stage) -> None:
@@ -267,8 +282,9 @@ def _begin(staged: StagedRun, progress: Progress) -> None:
     if staged.output_dir.is_dir():
         _clear(staged)
     staged.output_dir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(staged.output_dir / run_folder.CONFIG_FILE, staged.yaml)
+    # First the record: a folder that has anything else without it holds another run.
     progress.write()
+    atomic.write_text(staged.output_dir / run_folder.CONFIG_FILE, staged.yaml)
 
 
 def _clear(staged: StagedRun) -> None:
@@ -281,25 +297,34 @@ def _clear(staged: StagedRun) -> None:
     if record.is_file():
         names |= json.loads(record.read_text(encoding="utf-8")).keys()
     # The record goes last: what is left of a deletion that is interrupted can be deleted again.
+    for path in run_folder.contents(staged.output_dir):
+        atomic.remove(path)
     for name in [*sorted(names), TABLE_FILE, STAGES_FILE]:
         if (staged.output_dir / name).exists():
             atomic.remove(staged.output_dir / name)
-    for path in run_folder.contents(staged.output_dir):
-        atomic.remove(path)
 
 
 def _check_training(arguments: LrkTrainingArguments) -> None:
-    """Model, tokenizer, and of each source as many documents as make one sample."""
+    """Model, tokenizer, tables, and that each source makes a sample.
+
+    Prepared folders are opened, which checks their hashes. Of others as many documents are read as
+    make one sample.
+    """
     tokenizer = load_tokenizer(arguments, load_config(arguments))
-    apart = arguments.data_shares is not None
-    groups = [[source] for source in arguments.data] if apart else [arguments.data]
-    for sources in [*groups, *([arguments.eval_data] if arguments.eval_data else [])]:
+    chosen = check_data(arguments, tokenizer)
+    if arguments.token_loss == IMPACTFUL:
+        type_weights(arguments, tokenizer)
+    for sources in data_groups(arguments):
+        evaluates = sources is arguments.eval_data
+        length = arguments.train_length if evaluates else text_length(arguments, tokenizer)
+        pack, selection = (False, None) if evaluates else (arguments.pack, chosen)
         if any(map(is_prepared, sources)):
+            Samples(open_prepared(sources, tokenizer), length, pack, selection)
             continue
         documents = stream_documents(sources, arguments.text_column)
-        pack = arguments.pack and sources is not arguments.eval_data
-        length, only = arguments.train_length, arguments.assistant_only
-        next(SampleStream(documents, tokenizer, length, pack, only).one_pass(count()))
+        only = arguments.assistant_only
+        stream = SampleStream(documents, tokenizer, length, pack, only, selection=selection)
+        next(stream.one_pass(count()))
 
 
 def _local(model: str) -> Path:

@@ -357,8 +357,12 @@ def _check(staged: StagedRun) -> None:
     """Make all arguments once, which checks them."""
     for stage in staged.stages:
         try:
-            stage.arguments(*staged.start_of(stage))
-            stage.evaluation_arguments()
+            processes = stage.arguments(*staged.start_of(stage)).world_size
+            if stage.evaluation_arguments() is not None and processes > 1:
+                raise ValueError(
+                    f"{EVALUATION} is given with {processes} processes; lrk-eval runs in one, for "
+                    "longer than the others would wait: leave it out, and run lrk-eval afterwards"
+                )
         except ValueError as error:
             raise ValueError(f"stage {stage.name!r}: {error}") from error
         if stage.merge is not None and ORIGINAL in stage.merge.models and staged.gguf_file:

@@ -41,6 +41,9 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         evaluation: samples to evaluate on at each of `arguments.eval_lengths`, under the names
             `eval_LENGTH_loss`.
 
+    Attributes:
+        base_model: that the model card names; a stage starts from another one than the whole run.
+
     `callbacks` beside the trainer's own can be added with `add_callback`.
     """
 
@@ -56,6 +59,7 @@ class LrkTrainer(WeightedTokens, LeanSteps):
     ) -> None:
         collator = Collator(training_placement(arguments, tokenizer))
         self.throughput = Throughput()
+        self.base_model = arguments.model_name_or_path
         metrics = Path(arguments.output_dir or "") / METRICS_FILE
         super().__init__(
             model=model,
@@ -94,7 +98,8 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         path = Path(self.args.output_dir or "") / MODEL_CARD_FILE
         if self.is_world_process_zero() and (not path.exists() or MARK in path.read_text()):
             config = self.accelerator.unwrap_model(self.model).config
-            write_text(path, model_card(self.args, config, self.state.log_history))
+            history = self.state.log_history
+            write_text(path, model_card(self.args, config, history, self.base_model))
 
 
 def training_placement(

@@ -37,6 +37,10 @@ def test_prepare_and_select(corpus, tokenizer, tmp_path, capsys):
         (["prepare", "--dat", "x"], "the following arguments are required: --data"),
         ("prepare --data x --tokenizer ./none --output_dir o", "tokenizer './none' does not exist"),
         (
+            ["prepare", "--data", "x", "--tokenizer", "", "--output_dir", "o"],
+            "tokenizer is empty; it must name a folder or a hub model",
+        ),
+        (
             "prepare --data x --tokenizer {tokenizer} --output_dir o",
             "data source 'x' does not exist",
         ),

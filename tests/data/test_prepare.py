@@ -118,6 +118,15 @@ def test_a_killed_run_goes_on(whole, preparation, tokenizer, tmp_path, moment, a
     assert all(path.stat().st_mtime_ns == time for path, time in made.items()), "made once"
 
 
+def test_a_folder_whose_manifest_was_being_written(whole, preparation, tokenizer, tmp_path):
+    """A kill, or another machine, before the manifest has its name."""
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    (folder / ".partial-manifest.json").write_text("{")
+    prepare(preparation, tokenizer, folder)
+    assert contents(folder) == contents(whole)
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

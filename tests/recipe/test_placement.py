@@ -91,6 +91,24 @@ def test_an_ending_stands_at_the_end_of_the_target():
     assert placed["input_ids"].tolist() == [*range(13), 7, 8, 9]
 
 
+@pytest.mark.parametrize("contiguous_share", [0.0, 1.0])
+@pytest.mark.parametrize("length", [13, 14, 15, 16, 17, 40, 99, 100])
+def test_an_ending_follows_text_at_positions(length, contiguous_share):
+    """Of 13 tokens of text, then 3 of the ending, however long the stretch and the layout are."""
+    ending = (-1, -2, -3)
+    placement = Placement(
+        100, "endprompt", contiguous_share, seed=5, train_length=16, ending=ending
+    )
+    document = long_sample(length, 0)
+    placed = placement.placed(document)
+    assert placed["input_ids"].tolist() == [*range(13), *ending]
+    assert placed["is_label"].tolist() == [i % 2 == 0 for i in range(13)] + [True] * 3
+    assert sum(int(part.sum()) for part in placed["segment_lengths"]) == 16
+    tail = [13, 14, 15] if contiguous_share else [97, 98, 99]
+    assert placed["position_ids"].tolist() == [*range(13), *tail]
+    assert torch.equal(placement.position_ids(document), placed["position_ids"])
+
+
 def test_evaluation_positions_never_change():
     class Rows(list[Any]):
         pass

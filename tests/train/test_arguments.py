@@ -91,6 +91,16 @@ def test_the_resolved_configuration_follows_later_changes(arguments):
         ),
         ({"eval_lengths": [16]}, r"eval_lengths is \[16\]; each must be at least train_length 32"),
         ({"lora_rank": -1}, "lora_rank is -1"),
+        ({"upsample_factor": 3.0}, "upsample_factor is 3.0 without upsample_longer_than"),
+        (
+            {"impactful_weight": 3.0},
+            "impactful_weight is 3.0 with token_loss 'plain'; it belongs to 'impactful'",
+        ),
+        (
+            {"longce_max_weight": 9.0, "token_loss": "impactful", "impactful_tokens": "t.json"},
+            "longce_max_weight is 9.0 with token_loss 'impactful'; it belongs to 'longce'",
+        ),
+        ({"longce_short_stride": 64}, "longce_short_stride is 64 with token_loss 'plain'"),
         ({"lora_dropout": 2.0}, "lora_dropout is 2.0"),
         ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be positive"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be false"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lrk.train import train
-from lrk.train.session import set_up
+from lrk.train.session import load_samples, set_up
+from lrk.train.trainer import training_placement
 
 
 def test_positions_reach_beyond_the_target(arguments):
@@ -14,6 +15,23 @@ def test_positions_reach_beyond_the_target(arguments):
     lasts = torch.tensor([int(batch["position_ids"].max()) for batch in batches])
     assert target < lasts.max() < 3 * target
     assert trainer.model.config.max_position_embeddings == target
+
+
+def test_text_at_positions_is_read_as_far_as_they_reach(arguments, tokenizer):
+    """Of 300 tokens, stretches of 128 are taken, where each token is where it pretends to be."""
+    made = arguments(
+        target_length=64,
+        train_length=16,
+        position_reach=2.0,
+        selection="positions",
+        position_method="randpos",
+    )
+    samples, _ = load_samples(made, tokenizer)
+    sample = samples[0]
+    placed = training_placement(made, tokenizer).placed(sample)
+    assert len(sample["input_ids"]) == 128
+    assert placed["position_ids"].max() >= 64
+    assert torch.equal(placed["input_ids"], sample["input_ids"][placed["position_ids"]])
 
 
 def test_a_temperature_holds_in_training_and_not_in_evaluation(arguments, corpus):
@@ -48,9 +66,12 @@ def test_a_temperature_holds_in_training_and_not_in_evaluation(arguments, corpus
             {
                 "attention_temperature": 1.2,
                 "position_method": "contiguous",
-                "kernels": {"attention": False},
             },
-            "stock attention has no temperature",
+            "attention_temperature is 1.2 with position_method 'contiguous'; .* leave it at 1",
+        ),
+        (
+            {"position_reach": 2.0, "position_method": "contiguous"},
+            "position_reach is 2.0 with position_method 'contiguous'; .* leave it at 1",
         ),
     ],
 )

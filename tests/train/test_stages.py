@@ -10,12 +10,17 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from lrk import atomic
+from lrk.data import Preparation, prepare
 from lrk.merge import Linear, Slerp, TaskArithmetic, stream
-from lrk.train import parse
+from lrk.recipe import ImpactfulTokens
+from lrk.train import LrkTrainingArguments, parse
 from lrk.train.command import main
+from lrk.train.model_card import merge_card, model_card
 from lrk.train.parser import given
+from lrk.train.staged_run import check, run_stages
 from lrk.train.stages import parse_stages
 from lrk.train.telemetry import read_metrics
 from studies.kill_and_resume_stages import StagedStudy
@@ -150,6 +155,11 @@ def test_an_empty_value_in_a_stage_is_the_default(config):
         ([EXTENSION], {"evaluation": {"model": "x"}}, "model stands in evaluation of stage 'ext"),
         ([EXTENSION], {"evaluation": ["a"]}, "evaluation in stage 'extension' .* a mapping"),
         ([EXTENSION, MERGE], {"gguf_file": "m.gguf"}, "stage 'merge' merges the original model"),
+        (
+            [EXTENSION, ANNEALING],
+            {"attention_temperature": 1.2},
+            "stage 'annealing': attention_temperature is 1.2 with position_method 'contiguous'",
+        ),
         ([EXTENSION], {"data_shares": [0.5, 0.5]}, "data_shares has 2 entries .* for 1 sources"),
         ([EXTENSION], {"stage": []}, "unknown key 'stage' in .*; did you mean 'stages'"),
     ],
@@ -190,6 +200,13 @@ def test_help(config, capsys):
     with pytest.raises(SystemExit):
         parse_stages([config(), "--help"])
     assert "--learning_rate" in capsys.readouterr().out
+
+
+def test_an_evaluation_runs_in_one_process(config, monkeypatch):
+    monkeypatch.setattr(LrkTrainingArguments, "world_size", 2)
+    assert len(parse_stages([config()]).stages) == 3
+    with pytest.raises(ValueError, match=r"'extension': evaluation is given with 2 processes; .*"):
+        parse_stages([config(evaluation={"tasks": ["passkey"], "lengths": [64]})])
 
 
 def test_stages_that_are_no_list(config, tmp_path):
@@ -241,6 +258,12 @@ def test_three_stages(config, corpus, model_folder, options, capsys):
     rows = read_metrics(root / "03-merge" / "metrics.jsonl")
     assert record["03-merge"]["losses"]["32"] in [row.get("eval_32_loss") for row in rows]
 
+    cards = {name: (root / name / "README.md").read_text() for name in record}
+    assert all(f"\n{model_folder}, " in card for card in cards.values())
+    assert ", here from `01-extension` on." in cards["02-annealing"]
+    assert ": original, 02-annealing, by `lrk.merge.Linear(weights=None)`." in cards["03-merge"]
+    assert f"| {record['03-merge']['losses']['32']:.4f} (step 0) |" in cards["03-merge"]
+
     # What is finished is not run again.
     times = {file: file.stat().st_mtime_ns for file in root.rglob("model.safetensors")}
     assert main([path, "--resume_from_checkpoint"]) == 0
@@ -264,7 +287,7 @@ def test_a_merge_on_a_full_disk(config, options, monkeypatch, capsys):
         patched.setattr(stream, "write_blocks", full)
         assert main([path]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith("lrk-train: stage 'merge' could not be saved ([Errno 28] No space left")
+    assert line.startswith(f"lrk-train: '{root / '02-merge'}' could not be saved ([Errno 28] No ")
     assert not (root / "02-merge").exists()
     time = (root / "01-extension" / "model.safetensors").stat().st_mtime_ns
     assert main([path, "--resume_from_checkpoint"]) == 0
@@ -294,6 +317,62 @@ def test_a_later_stage_is_checked_before_the_first_begins(config, options, tmp_p
     assert line.startswith("lrk-train: stage 'annealing': data source ")
     assert "absent.jsonl' does not exist" in line
     assert not Path(options["output_dir"]).exists()
+
+
+def test_what_is_prepared_is_checked_too(config, corpus, tokenizer, tmp_path):
+    folder = tmp_path / "prepared"
+    prepare(Preparation([str(corpus / "*.txt")]), tokenizer, folder)
+    annealing = ANNEALING | {"data": str(folder)}
+    check(parse_stages([config(EXTENSION, annealing)]))
+    streaming = parse_stages([config(EXTENSION, annealing | {"streaming": True})])
+    with pytest.raises(ValueError, match=r"stage 'annealing': data source .* is prepared and read"):
+        check(streaming)
+    next(folder.glob("documents-*")).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"stage 'annealing': shard .* is damaged"):
+        check(parse_stages([config(EXTENSION, annealing)]))
+
+
+def test_the_table_is_checked_too(config, tokenizer, tmp_path):
+    table = tmp_path / "table.json"
+    for key in ("selection", "token_loss"):
+        keys = {"position_method": "longrecipe", key: "impactful", "impactful_tokens": str(table)}
+        staged = parse_stages([config(EXTENSION, ANNEALING | keys)])
+        table.write_text(ImpactfulTokens.of(tokenizer, [5]).to_json())
+        check(staged)
+        table.unlink()
+        with pytest.raises(
+            ValueError, match=r"stage 'annealing': impactful_tokens .* cannot be re"
+        ):
+            check(staged)
+
+
+def test_a_run_that_is_killed_as_it_begins_goes_on(config, options, monkeypatch):
+    def killed(path: Path, text: str) -> None:
+        if path.name == "config.yaml":
+            raise KeyboardInterrupt
+        write(path, text)
+
+    write, path = atomic.write_text, config()
+    monkeypatch.setattr(atomic, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(parse_stages([path]))
+    assert [file.name for file in Path(options["output_dir"]).iterdir()] == ["stages.json"]
+    for choice in ("true", "auto"):
+        check(parse_stages([path, "--resume_from_checkpoint", choice]))
+
+
+def test_a_card_names_the_model_of_the_hub():
+    config = AutoConfig.for_model("llama")
+    made = LrkTrainingArguments(
+        model_name_or_path="run/01-extension", output_dir="run/02-annealing", token_loss="longce"
+    )
+    card = model_card(made, config, [{"step": 1, "loss": 2.0}], "owner/name")
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "owner/name"
+    assert "owner/name, trained by lrk-train for a window of 2,048 tokens, here from" in card
+    assert "| tokens weighed in training by | longce |" in card
+    assert "| training, weighed by longce | 2.0000 (step 1) |" in card
+    card = merge_card(made, config, [], "owner/name", ["original", "02-annealing"], Slerp(0.3))
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "owner/name"
 
 
 def test_adapters_begin_the_same_whatever_ran_before(config, options, tmp_path):
