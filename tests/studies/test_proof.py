@@ -96,6 +96,14 @@ def test_a_study_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert (tmp_path / "proof.png").stat().st_size > 10_000
 
 
+def test_the_base_model_is_pretrained_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "pretrained", tiny.untrained)
+    folder = study.base_model(tmp_path / "base")
+    assert (folder / "model.safetensors").exists()
+    monkeypatch.delattr(study, "pretrained")
+    assert study.base_model(folder) == folder
+
+
 def test_one_seed_has_no_interval(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["proof", "--seeds", "1"])
     with pytest.raises(SystemExit):
