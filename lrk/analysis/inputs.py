@@ -1,16 +1,13 @@
 """What an analysis starts from: configs, tokenizer, samples, weights; small things come first."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -20,12 +17,11 @@ from transformers import (
 from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.extended import FACTOR
 from lrk.eval.losses import check_head
-from lrk.eval.pretrained import load_auto
 from lrk.hf import SUPPORTED, patch
+from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.recipe import Placement, Samples, load_documents, tokenize
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import is_prepared, open_prepared
-from lrk.train.pretrained import check_vocabulary
 
 
 def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
@@ -156,11 +152,7 @@ def load_model(
     Args:
         text: some tokens, on which the model must show what `check_head` asks for.
     """
-    options: dict[str, Any] = {"dtype": arguments.dtype}
-    # Releases of transformers that can keep GGUF weights packed do so unless told otherwise.
-    if gguf_file is not None and hasattr(transformers, "GgufConfig"):
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = load_auto(AutoModelForCausalLM, argument, name, gguf_file, **options)
+    model = load_weights(argument, name, gguf_file, dtype=arguments.dtype)
     model = model.to(torch.device(str(arguments.device))).eval()
     check_head(model, text)
     return patch(model) if model.config.model_type in SUPPORTED else model

@@ -14,7 +14,7 @@ from lrk.atomic import SaveError
 from lrk.data.prepare import SHARD_CHARACTERS, Preparation, prepare
 from lrk.data.select import SelectionRun, report, select
 from lrk.data.shards import Share
-from lrk.eval.pretrained import load_auto
+from lrk.pretrained import load_auto
 from lrk.recipe.prepared import Manifest
 from lrk.recipe.selection import RULES
 from lrk.train.arguments import TRAIN_SHARE

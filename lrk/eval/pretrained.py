@@ -2,14 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -18,7 +14,7 @@ from transformers import (
 
 from lrk.eval.arguments import EvalArguments
 from lrk.hf import SUPPORTED, patch
-from lrk.train.pretrained import check_vocabulary
+from lrk.pretrained import check_vocabulary, load_auto, load_weights
 
 # Elements of a tensor that its fingerprint reads.
 _SAMPLED = 1024
@@ -117,35 +113,5 @@ def _digest(content: bytes) -> str:
 def _load_weights(
     arguments: EvalArguments, argument: str, name: str, gguf_file: str | None
 ) -> PreTrainedModel:
-    options: dict[str, Any] = {"dtype": arguments.dtype}
-    # Releases of transformers that can keep GGUF weights packed do so unless told otherwise.
-    if gguf_file and hasattr(transformers, "GgufConfig"):
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    model = load_auto(AutoModelForCausalLM, argument, name, gguf_file, **options)
+    model = load_weights(argument, name, gguf_file, dtype=arguments.dtype)
     return model.to(torch.device(str(arguments.device))).eval()
-
-
-def load_auto(
-    auto_class: Any, argument: str, name: str, gguf_file: str | None, **options: Any
-) -> Any:
-    """What an auto class of transformers makes of a folder or a hub name.
-
-    Args:
-        argument: that names it, for the sentence.
-
-    Raises:
-        ValueError: in one sentence.
-    """
-    if not name:
-        raise ValueError(f"{argument} is empty; it must name a folder or a hub model")
-    if name[0] in "./~" and not Path(name).expanduser().is_dir():
-        raise ValueError(f"{argument} {name!r} does not exist")
-    if gguf_file is not None:
-        options["gguf_file"] = gguf_file
-    # Without the explicit False transformers would ask at the terminal.
-    options["trust_remote_code"] = False
-    try:
-        return auto_class.from_pretrained(str(Path(name).expanduser()), **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{argument} {name!r} cannot be loaded: {reason}") from error

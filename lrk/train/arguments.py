@@ -394,10 +394,14 @@ class LrkTrainingArguments(transformers.TrainingArguments):
             )
 
     @property
+    def reach_length(self) -> int:
+        """The window that positions are drawn over in training."""
+        return round(self.position_reach * self.target_length)
+
+    @property
     def selection_span(self) -> int:
         """Tokens that a sample's text is chosen from: where it is by position, all of them."""
-        reach = self.position_reach if self.selection == POSITIONS else 1
-        return round(reach * self.target_length)
+        return self.reach_length if self.selection == POSITIONS else self.target_length
 
     @property
     def selection_table(self) -> str | None:

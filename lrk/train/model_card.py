@@ -126,8 +126,7 @@ def _how(
     yield ""
     yield "| | |"
     yield "|---|---|"
-    reach = round(arguments.position_reach * arguments.target_length)
-    yield f"| positions | {arguments.position_method}, below {reach:,} |"
+    yield f"| positions | {arguments.position_method}, below {arguments.reach_length:,} |"
     yield f"| softmax temperature of attention in training | {arguments.attention_temperature:g} |"
     if arguments.token_loss != PLAIN:
         yield f"| tokens weighed in training by | {arguments.token_loss} |"

@@ -4,11 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -16,9 +13,12 @@ from transformers import (
 )
 
 from lrk.hf import SUPPORTED
+from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import check_extensible
 from lrk.train.lora import four_bits
+
+_ARGUMENT = "model_name_or_path"
 
 
 def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
@@ -27,7 +27,7 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
     Raises:
         ValueError: if there is no such model, or its type or RoPE is not supported.
     """
-    config = _load(AutoConfig, arguments)
+    config = load_auto(AutoConfig, _ARGUMENT, _name(arguments), arguments.gguf_file)
     if config.model_type not in SUPPORTED:
         raise ValueError(
             f"model_name_or_path {arguments.model_name_or_path!r} is of model type "
@@ -45,7 +45,7 @@ def load_tokenizer(
     Raises:
         ValueError: if it has tokens that the model has not.
     """
-    tokenizer = _load(AutoTokenizer, arguments)
+    tokenizer = load_auto(AutoTokenizer, _ARGUMENT, _name(arguments), arguments.gguf_file)
     check_vocabulary(tokenizer, config.vocab_size)
     return tokenizer
 
@@ -55,20 +55,7 @@ def load_model(arguments: LrkTrainingArguments) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.load_in_4bit:
         options["quantization_config"] = four_bits(arguments)
-    # Releases of transformers that can keep GGUF weights packed would refuse to train or save them.
-    if arguments.gguf_file and hasattr(transformers, "GgufConfig"):
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    return _load(AutoModelForCausalLM, arguments, **options)
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Raise `ValueError` if a token of the tokenizer has no row among `vocab_size` embeddings."""
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= vocab_size:
-        raise ValueError(
-            f"the tokenizer has token ids up to {largest:,}, but the model's vocabulary ends at "
-            f"{vocab_size - 1:,}: they do not belong together, or the embeddings need resizing"
-        )
+    return load_weights(_ARGUMENT, _name(arguments), arguments.gguf_file, **options)
 
 
 def check_checkpoint(checkpoint: Path, arguments: LrkTrainingArguments, config: Any) -> None:
@@ -100,24 +87,11 @@ def check_checkpoint(checkpoint: Path, arguments: LrkTrainingArguments, config: 
                 )
 
 
-def _load(auto_class: Any, arguments: LrkTrainingArguments, **options: Any) -> Any:
+def _name(arguments: LrkTrainingArguments) -> str:
     name = arguments.model_name_or_path
     if not name:
-        raise ValueError("model_name_or_path is missing; it must name a folder or a hub model")
-    if name[0] in "./~" and not Path(name).expanduser().is_dir():
-        raise ValueError(f"model_name_or_path {name!r} does not exist")
-    if arguments.gguf_file is not None:
-        options["gguf_file"] = arguments.gguf_file
+        raise ValueError(f"{_ARGUMENT} is missing; it must name a folder or a hub model")
     folder = Path(name).expanduser()
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"model_name_or_path {name!r} is an adapter; merge it into its base model first"
-        )
-    # Without the explicit False transformers would ask at the terminal.
-    options["trust_remote_code"] = False
-    try:
-        return auto_class.from_pretrained(str(folder), **options)
-    # A file that is cut short is an error of safetensors, weights of other shapes a RuntimeError.
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"model_name_or_path {name!r} cannot be loaded: {reason}") from error
+        raise ValueError(f"{_ARGUMENT} {name!r} is an adapter; merge it into its base model first")
+    return name

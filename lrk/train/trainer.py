@@ -107,7 +107,7 @@ def training_placement(
 ) -> Placement:
     """How the samples of a run are laid out."""
     return Placement(
-        target_length=round(arguments.position_reach * arguments.target_length),
+        target_length=arguments.reach_length,
         method=arguments.position_method,
         contiguous_share=arguments.contiguous_share,
         seed=arguments.seed,
