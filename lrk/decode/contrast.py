@@ -9,6 +9,7 @@ does not extend the window.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -27,13 +28,33 @@ from lrk.kernels.rope import phase_increments
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """The numbers of `pcd`, checked; the defaults are the paper's."""
+
+    alpha: float = 0.2
+    beta: float = 2.5
+    base_ratio: float = 1e-4
+    gamma: int = 30
+
+    def __post_init__(self) -> None:
+        for name, fits, allowed in (
+            ("alpha", self.alpha > 0, "positive"),
+            ("beta", self.beta >= 0, "not negative"),
+            ("base_ratio", 0 < self.base_ratio < 1, "between 0 and 1"),
+            ("gamma", self.gamma >= 1, "at least 1"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be {allowed}")
+
+
 @contextmanager
 def pcd(
     model: Model,
-    alpha: float = 0.2,
-    beta: float = 2.5,
-    base_ratio: float = 1e-4,
-    gamma: int = 30,
+    alpha: float = Contrast.alpha,
+    beta: float = Contrast.beta,
+    base_ratio: float = Contrast.base_ratio,
+    gamma: int = Contrast.gamma,
 ) -> Iterator[Model]:
     """Positional contrastive decoding (2506.08371); the defaults are the paper's.
 
@@ -51,21 +72,10 @@ def pcd(
         ValueError: for numbers out of range, and for a model that is not patched or is in such
             a block already.
     """
-    for name, value, fits, allowed in (
-        ("alpha", alpha, alpha > 0, "positive"),
-        ("beta", beta, beta >= 0, "not negative"),
-        ("base_ratio", base_ratio, 0 < base_ratio < 1, "between 0 and 1"),
-        ("gamma", gamma, gamma >= 1, "at least 1"),
-    ):
-        if not fits:
-            raise ValueError(f"{name} is {value}; it must be {allowed}")
+    numbers = Contrast(alpha, beta, base_ratio, gamma)
     causal_lm, rotary = _parts(model)
-    contrast = _Contrast(
-        rotary,
-        phase_increments(perturbed_frequencies(rotary.config, alpha, base_ratio)),
-        beta,
-        gamma,
-    )
+    frequencies = perturbed_frequencies(rotary.config, alpha, base_ratio)
+    contrast = _Perturbed(numbers, rotary, phase_increments(frequencies))
     with swapped([causal_lm], ContrastedForCausalLM, _lrk_contrast=contrast):
         yield model
 
@@ -98,11 +108,10 @@ def contrasted(logits: Tensor, perturbed: Tensor, beta: float, gamma: int) -> Te
     return torch.full_like(values, float("-inf")).scatter(-1, kept, values.gather(-1, kept))
 
 
-class _Contrast(NamedTuple):
+class _Perturbed(NamedTuple):
+    contrast: Contrast
     rotary: LrkRotaryEmbedding
     increments: Tensor
-    beta: float
-    gamma: int
 
     @contextmanager
     def perturbing(self) -> Iterator[None]:
@@ -121,7 +130,7 @@ class ContrastedForCausalLM(LrkForCausalLM):
     """A causal language model whose logits are contrasted."""
 
     config: PretrainedConfig
-    _lrk_contrast: _Contrast
+    _lrk_contrast: _Perturbed
 
     @can_return_tuple
     def forward(
@@ -160,9 +169,8 @@ class ContrastedForCausalLM(LrkForCausalLM):
             perturbed = super().forward(past_key_values=second, **inputs)
         assert outputs.logits is not None
         assert perturbed.logits is not None
-        outputs.logits = contrasted(
-            outputs.logits, perturbed.logits, self._lrk_contrast.beta, self._lrk_contrast.gamma
-        )
+        numbers = self._lrk_contrast.contrast
+        outputs.logits = contrasted(outputs.logits, perturbed.logits, numbers.beta, numbers.gamma)
         return outputs
 
 

@@ -43,7 +43,7 @@ def self_extend(model: Model, window: int, group: int) -> Iterator[Model]:
 
 
 @contextmanager
-def string(model: Model, shift: int, window: int = 128) -> Iterator[Model]:
+def string(model: Model, shift: int, window: int = String.window) -> Iterator[Model]:
     """Replace the distances that pretraining saw rarely (STRING, 2410.18745).
 
     Distances above `shift` become smaller by `shift - window`, so the longest of a text of `L`

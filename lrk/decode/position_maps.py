@@ -81,7 +81,7 @@ class String:
     """
 
     shift: int
-    window: int
+    window: int = 128
 
     def __post_init__(self) -> None:
         _require_positive(shift=self.shift, window=self.window)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import yaml
 
-from lrk.eval import short_context
+from lrk.eval import decoding, short_context
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.eval.tasks import GRID, TASKS
 from lrk.train.nearest import did_you_mean
@@ -46,6 +46,10 @@ class EvalArguments:
     patch: bool | None = field(
         default=None,
         metadata=_help("run lrk's operations (default: where the model type is supported)"),
+    )
+    decoding: str | None = field(
+        default=None,
+        metadata=_help("method of lrk.decode, written like self_extend(window=1024, group=8)"),
     )
     output_dir: str | None = field(default=None, metadata=_help("folder of the results"))
 
@@ -147,6 +151,7 @@ class EvalArguments:
             torch.device(str(self.device))
         except RuntimeError as error:
             raise ValueError(f"device {self.device!r} is unknown to torch") from error
+        self._check_decoding()
         given = [value is not None for value in (self.needle, self.question, self.answer)]
         if any(given) and not all(given):
             raise ValueError("needle, question and answer go together; one of them is missing")
@@ -154,6 +159,21 @@ class EvalArguments:
             short_context.require_lm_eval()
         if self.lm_eval_folder is not None and not Path(self.lm_eval_folder).is_dir():
             raise ValueError(f"lm_eval_folder {self.lm_eval_folder!r} does not exist")
+
+    def _check_decoding(self) -> None:
+        method = decoding.read(self.decoding)
+        if method.method is None:
+            return
+        if self.patch is False:
+            raise ValueError(f"decoding is {self.decoding!r}, which needs patch, which is false")
+        if method.changes_logits:
+            of_hidden_states = [task for task in self.tasks if task in LOSS_TASKS]
+            for task in of_hidden_states + self.lm_eval_tasks:
+                raise ValueError(
+                    f"decoding is {self.decoding!r}, which cuts off likelihoods; task {task} "
+                    "must be run without it"
+                )
+        self.decoding = str(method)
 
     def _check_numbers(self) -> None:
         for name in (

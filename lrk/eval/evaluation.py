@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lrk.env import environment
-from lrk.eval import report, texts
+from lrk.eval import decoding, report, texts
 from lrk.eval.arguments import LOSS_TASKS, EvalArguments
 from lrk.eval.cells import LM_EVAL, Cell, ResultFolder, cells_of
 from lrk.eval.fitting import Trials
@@ -33,10 +33,20 @@ from lrk.eval.pretrained import (
 from lrk.eval.prompt import Encoder
 from lrk.eval.short_context import run_lm_eval
 from lrk.eval.tasks import TASKS, Setting
+from lrk.hf import SUPPORTED
 from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
-COMMON = ("model_config", "weights", "tokenizer", "dtype", "patched", "seed", "chat_template")
+COMMON = (
+    "model_config",
+    "weights",
+    "tokenizer",
+    "dtype",
+    "patched",
+    "decoding",
+    "seed",
+    "chat_template",
+)
 
 Advance = Callable[[int], None]
 Result = dict[str, Any]
@@ -112,6 +122,7 @@ class Evaluation:
             "tokenizer": fingerprint_tokenizer(self.tokenizer),
             "dtype": arguments.dtype,
             "patched": is_patched(arguments, self.config),
+            "decoding": arguments.decoding,
             "seed": arguments.seed,
             "chat_template": arguments.chat_template,
         }
@@ -257,6 +268,11 @@ def set_up(arguments: EvalArguments) -> Evaluation:
             materials.require(task, TASKS[task].needs)
     config = load_config(arguments)
     _check_positions(arguments, config)
+    if arguments.decoding is not None and not is_patched(arguments, config):
+        raise ValueError(
+            f"decoding is {arguments.decoding!r}, but model {arguments.model!r} is of model type "
+            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
+        )
     encoder = Encoder(load_tokenizer(arguments, config), arguments.chat_template)
     loaded = _texts(arguments, encoder.tokenizer)
     cells = cells_of(arguments)
@@ -278,8 +294,9 @@ def load(evaluation: Evaluation) -> PreTrainedModel:
     model = load_model(evaluation.arguments)
     evaluation.weights = fingerprint_weights(model)
     _check_folder(evaluation)
-    if evaluation.texts:
-        check_head(model, evaluation.texts[0])
+    with decoding.read(evaluation.arguments.decoding).block(model):
+        if evaluation.texts:
+            check_head(model, evaluation.texts[0])
     return model
 
 
@@ -296,7 +313,11 @@ def run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
     missing = evaluation.missing()
     folder.prepare(arguments.overwrite_output_dir)
     record = environment()
-    with tqdm(total=sum(map(evaluation.count, missing)), unit="trial", desc="lrk-eval") as bar:
+    count = sum(map(evaluation.count, missing))
+    with (
+        decoding.read(arguments.decoding).block(model),
+        tqdm(total=count, unit="trial", desc="lrk-eval") as bar,
+    ):
         for cell in missing:
             bar.set_postfix_str(str(cell))
             begin = time.perf_counter()

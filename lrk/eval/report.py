@@ -161,6 +161,8 @@ def _lm_eval(cells: Cells) -> list[str]:
 def _provenance(cell: Mapping[str, Any]) -> str:
     settings, packages = cell["settings"], cell["environment"]["packages"]
     operations = "lrk" if settings["patched"] else "stock transformers"
+    if settings.get("decoding"):
+        operations += f", {settings['decoding']}"
     return (
         f"Config {settings['model_config']}, weights {settings['weights']}, dtype "
         f"{settings['dtype']}, {operations}, seed {settings['seed']}; lrk {packages['lrk']}, torch "
