@@ -1,7 +1,7 @@
 """Does it really extend the context? A study from nothing to a verdict, on a laptop.
 
     make proof
-    python -m studies.proof [--ablation] [--seeds 5] [--processes 2] [--output_dir outputs/proof]
+    python -m studies.proof [--ablation] [--decoding] [--seeds 5] [--output_dir outputs/proof]
 
 A tiny Llama learns to quote within 128 tokens. It is then extended to 1,024 by each method at the
 same number of training tokens, with as many seeds as asked for, and has to quote from 128 to 2,048
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from studies.proof.methods import ABLATION, METHODS
+from studies.proof.methods import ABLATION, DECODING, METHODS
 from studies.proof.report import draw, table, verdict
 from studies.proof.study import base_model, missing, read, results, write
 
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, a core each")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/proof"))
     parser.add_argument("--ablation", action="store_true", help="also take the best method apart")
+    parser.add_argument("--decoding", action="store_true", help="also methods that train nothing")
     arguments = parser.parse_args()
     if not 2 <= arguments.seeds <= 10:
         parser.error(f"--seeds is {arguments.seeds}; it must be from 2, for intervals, to 10")
@@ -36,11 +37,14 @@ def main() -> None:
     torch.set_num_threads(1)  # The order of sums, and so the result, depends on their number.
     begin = time.perf_counter()
     base = base_model(arguments.output_dir / "base")
-    methods = METHODS + ABLATION if arguments.ablation else METHODS
+    methods = METHODS
+    methods += ABLATION if arguments.ablation else ()
+    methods += DECODING if arguments.decoding else ()
     for row in results(base, missing(rows, methods, arguments.seeds), arguments.processes):
         rows.append(row)
         write(rows, file)
-    rows = [row for method in METHODS + ABLATION for row in rows if row["method"] == method.name]
+    order = [method.name for method in METHODS + ABLATION + DECODING]
+    rows.sort(key=lambda row: order.index(row["method"]))
     text = table(rows) + "\n\n" + verdict(rows)
     (arguments.output_dir / "table.md").write_text(text + "\n")
     draw(rows, arguments.output_dir / "proof.png")

@@ -29,6 +29,7 @@ class Method:
         temperature: of the softmax of attention in training; None is transformers' own 1.
         scales_theta: whether the RoPE base is raised for TARGET.
         patched: whether lrk runs the model in training, or transformers as it comes.
+        decoding: how it is measured, as `lrk-eval` takes it; None is as the model does by itself.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     temperature: float | None = None
     scales_theta: bool = True
     patched: bool = True
+    decoding: str | None = None
 
 
 METHODS = (
@@ -62,3 +64,15 @@ ABLATION = (
     Method("LongRecipe + reach + temperature", SHORT, positions.longrecipe, REACH, TEMPERATURE),
 )
 """What of the best short method does it: one part at a time taken out or replaced."""
+
+DECODING = (
+    Method("SelfExtend", scales_theta=False, decoding="self_extend(window=64, group=16)"),
+    Method("DCA", scales_theta=False, decoding="dca(chunk=96, length=128)"),
+    Method("STRING", scales_theta=False, decoding="string(shift=136, window=8)"),
+    Method("PoSE, SelfExtend", SHORT, positions.pose, decoding="self_extend(window=512, group=4)"),
+    Method("PoSE, STRING", SHORT, positions.pose, decoding="string(shift=1088, window=64)"),
+    Method("PoSE, PCD", SHORT, positions.pose, decoding="pcd"),
+)
+"""Methods of `lrk.decode`, which train nothing: on the model as pretrained, to take it from WINDOW
+towards TARGET, and on PoSE's, to take it from TARGET to twice that. STRING's distances can halve at
+most; PCD's are the model's own."""

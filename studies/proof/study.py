@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from lrk.atomic import atomic_folder, write_text
+from lrk.eval import decoding
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.model import EXTENSION_STEPS, TOKENS_PER_STEP, extended, measured, pretrained
 
@@ -67,7 +68,8 @@ def result(base: Path, method: Method, seed: int) -> dict:
     seconds = time.process_time() - begin
     accuracy, by_depth = {}, {}
     for length in LENGTHS:
-        hits, depths = measured(model, length, seed, SAMPLES)
+        with decoding.read(method.decoding).block(model):
+            hits, depths = measured(model, length, seed, SAMPLES)
         accuracy[str(length)] = hits.mean().item()
         bins = (depths * DEPTH_BINS).long().clamp(max=DEPTH_BINS - 1)
         by_depth[str(length)] = [hits[bins == n].mean().item() for n in range(DEPTH_BINS)]

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from lrk.decode.contrast import ContrastedForCausalLM
 from studies.proof import model as tiny
 from studies.proof import study
 from studies.proof.__main__ import main
-from studies.proof.methods import ABLATION, METHODS, SHORT
+from studies.proof.methods import ABLATION, DECODING, METHODS, SHORT
 from studies.proof.report import draw, interval, p_value, table, verdict
 from studies.proof.task import CUE, JUMP, MARK, SPAN, cycles, quotes, segment_lengths
 
@@ -67,7 +68,8 @@ def test_interval_of_student():
 
 
 def test_every_method_trains_on_the_same_number_of_tokens():
-    trained = [method for method in METHODS + ABLATION if method.length is not None]
+    methods = METHODS + ABLATION + DECODING
+    trained = [method for method in methods if method.length is not None]
     tokens = [study._tokens(method) for method in trained]
     assert max(tokens) - min(tokens) <= 0.001 * max(tokens)
     assert {method.length for method in trained if method.reach > 1} == {SHORT}
@@ -94,6 +96,21 @@ def test_a_study_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert verdict(rows).count("\n") == len(chosen)
     draw(rows, tmp_path / "proof.png")
     assert (tmp_path / "proof.png").stat().st_size > 10_000
+
+
+def test_decoding_is_in_force_while_it_is_measured(tmp_path, monkeypatch):
+    seen = []
+
+    def measured(model, length, seed, samples):
+        seen.append(isinstance(model, ContrastedForCausalLM))
+        return torch.zeros(2), torch.zeros(2)
+
+    monkeypatch.setattr(study, "measured", measured)
+    monkeypatch.setattr(tiny, "EXTENSION_STEPS", 0)
+    tiny.untrained(0).save_pretrained(tmp_path / "base")
+    for method in (METHODS[0], next(method for method in DECODING if method.decoding == "pcd")):
+        study.result(tmp_path / "base", method, 0)
+    assert seen == [False] * len(study.LENGTHS) + [True] * len(study.LENGTHS)
 
 
 def test_the_base_model_is_pretrained_once(tmp_path, monkeypatch):
