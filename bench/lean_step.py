@@ -1,6 +1,7 @@
 """Time and memory of a training step with lrk's memory techniques, beside stock transformers.
 
     python -m bench.lean_step [--lengths 2048 8192] [--rounds 5] [--layers 30] [--json FILE]
+                              [--only stock lrk] [--tile_tokens 512]
 
 SmolLM2-135M's shape with random weights, in float32 on a CPU and in bfloat16 on a GPU; forward and
 backward, gradients accumulated, every layer checkpointed. The models take turns, so that what else
@@ -24,7 +25,7 @@ from bench.bench_step import SHAPE, smollm2
 from bench.measure import DEVICE, peak_bytes, timer
 from lrk.memory import checkpointing
 
-TILE_TOKENS = 512
+STOCK = "stock"
 MIB = 2**20
 
 
@@ -33,30 +34,29 @@ def stock(model: LlamaForCausalLM) -> None:
     checkpointing.enable(model, keep_attention=False)
 
 
-def with_lrk(tile_tokens: int = 0, **choices: Any) -> Callable[[LlamaForCausalLM], None]:
-    def prepare(model: LlamaForCausalLM) -> None:
-        lrk.patch(model, tile_tokens=tile_tokens)
-        checkpointing.enable(model, **{"keep_attention": False} | choices)
-
-    return prepare
+def with_lrk(model: LlamaForCausalLM, tile_tokens: int = 0, **choices: Any) -> None:
+    lrk.patch(model, tile_tokens=tile_tokens)
+    checkpointing.enable(model, **{"keep_attention": False} | choices)
 
 
-PROVIDERS: dict[str, Callable[[LlamaForCausalLM], None]] = {
-    "stock": stock,
-    "lrk": with_lrk(),
-    "attention kept": with_lrk(keep_attention=True),
-    "tiles": with_lrk(TILE_TOKENS),
-    "tiles, two layers a checkpoint": with_lrk(TILE_TOKENS, layers_per_checkpoint=2),
-    "tiles, attention kept": with_lrk(TILE_TOKENS, keep_attention=True),
-}
+def providers(tile_tokens: int) -> dict[str, Callable[[LlamaForCausalLM], None]]:
+    tiles = functools.partial(with_lrk, tile_tokens=tile_tokens)
+    return {
+        STOCK: stock,
+        "lrk": with_lrk,
+        "attention kept": functools.partial(with_lrk, keep_attention=True),
+        "tiles": tiles,
+        "tiles, two layers a checkpoint": functools.partial(tiles, layers_per_checkpoint=2),
+        "tiles, attention kept": functools.partial(tiles, keep_attention=True),
+    }
 
 
-def made(provider: str, layers: int) -> LlamaForCausalLM:
+def made(prepare: Callable[[LlamaForCausalLM], None], layers: int) -> LlamaForCausalLM:
     """A model that has gradients already."""
     model = smollm2()
     del model.model.layers[layers:]
     model.config.num_hidden_layers = layers
-    PROVIDERS[provider](model)
+    prepare(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     return model.train()
@@ -66,15 +66,17 @@ def take_step(model: LlamaForCausalLM, tokens: torch.Tensor) -> None:
     model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
 
 
-def compare(length: int, rounds: int, layers: int) -> list[dict[str, Any]]:
-    """A row for each of `PROVIDERS`, with ratios to the first."""
+def compare(
+    prepared: dict[str, Callable[[LlamaForCausalLM], None]], length: int, rounds: int, layers: int
+) -> list[dict[str, Any]]:
+    """A row for each provider, with ratios to the stock model."""
     tokens = torch.randint(0, SHAPE.vocab, (1, length), device=DEVICE)
-    models = {provider: made(provider, layers) for provider in PROVIDERS}
+    models = {provider: made(prepare, layers) for provider, prepare in prepared.items()}
     bytes_of = {
         provider: peak_bytes(functools.partial(take_step, model, tokens))
         for provider, model in models.items()
     }
-    seconds: dict[str, list[float]] = {provider: [] for provider in PROVIDERS}
+    seconds: dict[str, list[float]] = {provider: [] for provider in models}
     for _ in range(rounds):
         for provider, model in models.items():
             start = timer()
@@ -87,11 +89,11 @@ def compare(length: int, rounds: int, layers: int) -> list[dict[str, Any]]:
             "length": length,
             "layers": layers,
             "seconds": median[provider],
-            "time_ratio": median[provider] / median["stock"],
+            "time_ratio": median[provider] / median[STOCK],
             "peak_mib": bytes_of[provider] / MIB,
-            "peak_ratio": bytes_of[provider] / bytes_of["stock"],
+            "peak_ratio": bytes_of[provider] / bytes_of[STOCK],
         }
-        for provider in PROVIDERS
+        for provider in models
     ]
 
 
@@ -101,11 +103,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--json", type=Path, help="file to write the rows to")
+    parser.add_argument("--tile_tokens", type=int, default=512)
+    parser.add_argument("--only", nargs="+", choices=providers(1), help="these, beside stock")
     arguments = parser.parse_args()
+    prepared = providers(arguments.tile_tokens)
+    for name in list(prepared):
+        if arguments.only and name not in (STOCK, *arguments.only):
+            del prepared[name]
     rows: list[dict[str, Any]] = []
     print(f"{'':30} {'tokens':>6} {'s':>8} {'ratio':>6} {'MiB':>9} {'ratio':>6}", flush=True)
     for length in arguments.lengths:
-        for row in compare(length, arguments.rounds, arguments.layers):
+        for row in compare(prepared, length, arguments.rounds, arguments.layers):
             print(
                 f"{row['provider']:30} {length:6} {row['seconds']:8.2f} {row['time_ratio']:6.2f} "
                 f"{row['peak_mib']:9,.1f} {row['peak_ratio']:6.2f}",
