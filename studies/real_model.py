@@ -36,7 +36,7 @@ from lrk.train.command import main as lrk_train
 TARGET = 16_384
 TRAIN_LENGTH = 2_048
 WINDOW = 8_192
-LENGTHS = (8_192, 12_288, 16_384)
+LENGTHS = (8_192, 16_384)
 BINS = 16
 TRAINED = {
     "control": ["--position_method", "contiguous"],
