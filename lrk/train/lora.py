@@ -24,10 +24,15 @@ def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftMod
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_targets,
+        target_modules=_targets(arguments.lora_targets),
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _targets(targets: str | list[str]) -> str | list[str]:
+    """As peft takes them: to it a text is a pattern of whole paths, so one name alone is a list."""
+    return [targets] if isinstance(targets, str) and targets.isidentifier() else targets
 
 
 def four_bits(arguments: LrkTrainingArguments) -> BitsAndBytesConfig:

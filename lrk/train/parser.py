@@ -122,6 +122,7 @@ class _Parser(HfArgumentParser):
 
     def __init__(self) -> None:
         self.keys: list[str] = []
+        self.ours = LrkTrainingArguments.own_names()
         hints = get_type_hints(LrkTrainingArguments)
         self.lists = {item.name for item in fields(LrkTrainingArguments) if _is_list(hints, item)}
         self.lists_or_text = {
@@ -163,7 +164,7 @@ class _Parser(HfArgumentParser):
         if name == "resume_from_checkpoint":
             options |= {"nargs": "?", "const": "true"}
         argument = name.removeprefix("no_").partition(".")[0]
-        ours = argument in LrkTrainingArguments.__annotations__
+        ours = argument in self.ours
         if ours and options.get("default") not in (None, []):
             options["help"] += f" (default: {options['default']})"
         options |= {"default": SUPPRESS, "required": False}

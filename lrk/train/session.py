@@ -135,8 +135,19 @@ def evaluation_samples(
 
 
 def text_length(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of a sample that come out of documents."""
-    return arguments.train_length - len(prompt_ids(arguments.end_prompt, tokenizer))
+    """Tokens of a sample that come out of documents.
+
+    Raises:
+        ValueError: if `end_prompt` leaves fewer than two.
+    """
+    prompt = len(prompt_ids(arguments.end_prompt, tokenizer))
+    length = arguments.train_length - prompt
+    if length < 2:
+        raise ValueError(
+            f"end_prompt has {prompt} tokens with train_length {arguments.train_length}; it must "
+            "leave at least 2 for the text"
+        )
+    return length
 
 
 def _mixed(

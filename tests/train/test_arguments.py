@@ -1,8 +1,24 @@
+from dataclasses import fields
+
 import pytest
 import torch
 import yaml
+from transformers import TrainingArguments
 
-from lrk.train import parse
+from lrk.train import LrkTrainingArguments, parse
+from lrk.train.session import text_length
+
+
+def test_every_argument_that_is_not_of_transformers_is_ours():
+    stock = {item.name: item for item in fields(TrainingArguments)}
+    changed = {
+        item.name for item in fields(LrkTrainingArguments) if stock.get(item.name) is not item
+    }
+    own = LrkTrainingArguments.own_names()
+    assert set(own) == changed
+    assert len(own) == len(changed)
+    added = [item.name for item in fields(LrkTrainingArguments) if item.name not in stock]
+    assert [name for name in own if name not in stock] == added
 
 
 def test_what_depends_on_other_arguments(arguments):
@@ -43,6 +59,7 @@ def test_the_resolved_configuration_reads_back_to_the_same_arguments(arguments, 
         learning_rate=3e-5,
         report_to=["tensorboard"],
         eval_lengths=[64, 128],
+        lora_rank=4,
         lora_targets=["q_proj", "v_proj"],
         overwrite_output_dir=True,
         tf32=None,
@@ -91,6 +108,14 @@ def test_the_resolved_configuration_follows_later_changes(arguments):
         ),
         ({"eval_lengths": [16]}, r"eval_lengths is \[16\]; each must be at least train_length 32"),
         ({"lora_rank": -1}, "lora_rank is -1"),
+        ({"lora_alpha": 32}, "lora_alpha is 32 with lora_rank 0; it is for adapters, so give"),
+        ({"lora_dropout": 0.1}, "lora_dropout is 0.1 with lora_rank 0"),
+        ({"lora_targets": "q_proj"}, "lora_targets is 'q_proj' with lora_rank 0"),
+        (
+            {"position_reach": 2.0, "contiguous_share": 1.0},
+            "position_reach is 2.0 with contiguous_share 1.0; it is for positions that are spread",
+        ),
+        ({"pin_end": True, "contiguous_share": 1.0}, "pin_end is true with contiguous_share 1.0"),
         ({"upsample_factor": 3.0}, "upsample_factor is 3.0 without upsample_longer_than"),
         (
             {"impactful_weight": 3.0},
@@ -118,3 +143,35 @@ def test_values_that_no_run_can_have(arguments, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         arguments(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_arguments_at_their_defaults_are_not_given(arguments):
+    assert arguments(lora_alpha=16, lora_targets="all-linear", upsample_factor=5.0).lora_rank == 0
+    assert arguments(position_reach=1.0, contiguous_share=1.0).reach_length == 256
+    assert arguments(attention_temperature=1.2, contiguous_share=1.0).attention_temperature == 1.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"dtype": "float23", "target_length": 16}, "target_length"),
+        ({"dtype": "float23", "position_reach": 0.5}, "dtype"),
+        ({"lora_rank": -1, "lora_dropout": 2.0}, "lora_dropout"),
+        ({"load_in_4bit": True, "lora_alpha": 32}, "load_in_4bit"),
+        ({"use_liger_kernel": True, "tile_tokens": -1}, "tile_tokens"),
+    ],
+    ids=str,
+)
+def test_the_first_of_several_faults_is_named(arguments, changes, first):
+    with pytest.raises(ValueError, match=f"^{first} "):
+        arguments(**changes)
+
+
+def test_a_prompt_leaves_room_for_text(arguments, tokenizer):
+    prompt = "Nobody crossed it."
+    tokens = len(tokenizer.encode(prompt))
+    options = {"position_method": "endprompt", "end_prompt": prompt}
+    assert text_length(arguments(**options, train_length=tokens + 2), tokenizer) == 2
+    sentence = f"end_prompt has {tokens} tokens with train_length {tokens + 1}; it must leave at le"
+    with pytest.raises(ValueError, match=sentence):
+        text_length(arguments(**options, train_length=tokens + 1), tokenizer)

@@ -52,7 +52,7 @@ def test_a_file_may_come_after_a_flag(config):
         ("report_to: tensorboard", "report_to", ["tensorboard"]),
         ("report_to: [tensorboard, wandb]", "report_to", ["tensorboard", "wandb"]),
         ("lora_targets: all-linear", "lora_targets", "all-linear"),
-        ("lora_targets: [q_proj, v_proj]", "lora_targets", ["q_proj", "v_proj"]),
+        ("lora_rank: 4\nlora_targets: [q_proj, v_proj]", "lora_targets", ["q_proj", "v_proj"]),
         ("run_name: 007", "run_name", "007"),
         ("run_name: 'a: b'", "run_name", "a: b"),
         ("lr_scheduler_kwargs: {min_lr: 1e-6}", "lr_scheduler_kwargs", {"min_lr": 1e-6}),

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from lrk.positions import scaled_rope_theta
-from lrk.train import arguments as training_arguments
 from lrk.train import train
+from lrk.train.arguments import lora
 from lrk.train.session import set_up
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes")
@@ -78,6 +78,6 @@ def test_what_does_not_go_together(arguments, changes, message):
 
 
 def test_bitsandbytes_is_asked_for(arguments, monkeypatch):
-    monkeypatch.setattr(training_arguments, "is_bitsandbytes_available", lambda: False)
+    monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: False)
     with pytest.raises(ValueError, match=r"bitsandbytes \S+ or newer is not installed; `pip inst"):
         arguments(**QLORA)

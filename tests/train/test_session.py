@@ -94,7 +94,7 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path, stop, lor
         "per_device_train_batch_size": 4,
         "gradient_accumulation_steps": 2,
         "lora_rank": lora_rank,
-        "lora_dropout": 0.1,
+        "lora_dropout": 0.1 if lora_rank else 0.0,
     }
     straight = train(arguments(**options, output_dir=str(tmp_path / "straight")))
     checkpoint = tmp_path / "straight" / f"checkpoint-{stop}"
@@ -160,6 +160,14 @@ def test_lora_is_merged_and_its_adapter_kept(arguments, model_folder):
     with_adapter = PeftModel.from_pretrained(base, folder / "adapter")
     torch.testing.assert_close(with_adapter(tokens).logits, merged(tokens).logits)
     assert not isinstance(trainer.model, PeftModel)
+
+
+@pytest.mark.parametrize("targets", ["q_proj", ["q_proj"], r".*\.q_proj"])
+def test_lora_goes_where_it_is_told(arguments, targets):
+    trainer = set_up(arguments(lora_rank=4, lora_targets=targets))
+    trained = [name for name, each in trainer.model.named_parameters() if each.requires_grad]
+    assert trained
+    assert all(".q_proj.lora_" in name for name in trained)
 
 
 def test_a_control_runs_on_stock_attention(arguments):

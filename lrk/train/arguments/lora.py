@@ -1,0 +1,73 @@
+"""LoRA adapters, on whole weights or on weights of 4 bits."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION, is_bitsandbytes_available
+
+from lrk.train.arguments.argument import help_text
+
+if TYPE_CHECKING:
+    from lrk.train.arguments.training import LrkTrainingArguments
+
+
+@dataclass
+class LoraArguments:
+    """The adapters, and the weights under them."""
+
+    lora_rank: int = field(
+        default=0, metadata=help_text("rank of LoRA adapters; 0 trains all parameters")
+    )
+    lora_alpha: int = field(
+        default=16, metadata=help_text("scale of LoRA adapters, divided by the rank")
+    )
+    lora_dropout: float = field(default=0.0, metadata=help_text("dropout before LoRA adapters"))
+    lora_targets: str | list[str] = field(
+        default="all-linear",
+        metadata=help_text(
+            "names of modules that get LoRA adapters, or one pattern of their paths "
+            "(default: all-linear)"
+        ),
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata=help_text("QLoRA: the frozen linear layers in 4 bits, by bitsandbytes (NF4)"),
+    )
+
+
+def check_dropout(arguments: "LrkTrainingArguments") -> None:
+    """Refuse what is no probability."""
+    if not 0 <= arguments.lora_dropout <= 1:
+        raise ValueError(f"lora_dropout is {arguments.lora_dropout}; it must be between 0 and 1")
+
+
+def check(arguments: "LrkTrainingArguments") -> None:
+    """Refuse 4 bits that cannot be trained, and arguments of adapters where there are none."""
+    if arguments.lora_rank < 0:
+        raise ValueError(f"lora_rank is {arguments.lora_rank}; it must be 0 or positive")
+    if arguments.load_in_4bit:
+        _check_4bit(arguments)
+    for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+        if arguments.is_given(name) and not arguments.lora_rank:
+            raise ValueError(
+                f"{name} is {getattr(arguments, name)!r} with lora_rank 0; it is for adapters, so "
+                "give a positive lora_rank or leave it out"
+            )
+
+
+def _check_4bit(arguments: "LrkTrainingArguments") -> None:
+    if not arguments.lora_rank:
+        raise ValueError(
+            "load_in_4bit is true with lora_rank 0; weights of 4 bits are not trained "
+            "themselves, so lora_rank must be positive"
+        )
+    if arguments.gguf_file is not None:
+        raise ValueError(
+            f"load_in_4bit is true with gguf_file {arguments.gguf_file!r}, whose weights are "
+            "quantised in another way; choose one of the two"
+        )
+    if not is_bitsandbytes_available():
+        raise ValueError(
+            "load_in_4bit is true, but bitsandbytes "
+            f"{BITSANDBYTES_MIN_VERSION} or newer is not installed; `pip install lrk[qlora]`"
+        )
