@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig, PretrainedConfig
+from transformers.utils.import_utils import is_bitsandbytes_available
 
 from lrk.memory.offload import HostCopies
 from lrk.plan.configs import load_config
@@ -101,6 +102,7 @@ def small_models(layers: int) -> dict[str, PretrainedConfig]:
 
 TILE_TOKENS = 48
 IN_BACKWARD = {"optimizer_in_backward": True, "accumulates": False, "clips": False}
+QLORA = {"lora_rank": 8, "load_in_4bit": True}
 
 # What each row changes in the first.
 TECHNIQUES: dict[str, dict[str, Any]] = {
@@ -122,6 +124,10 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     },
     "bf16 autocast": {"bf16": True},
     "LoRA": {"lora_rank": 8},
+    "LoRA on bf16 weights": {"lora_rank": 8, "dtype": "bfloat16"},
+    "QLoRA": QLORA,
+    "QLoRA on bf16 weights": QLORA | {"dtype": "bfloat16"},
+    "QLoRA, bf16 autocast": QLORA | {"bf16": True},
     "no accumulation": {"accumulates": False},
     "liger-style": {"implementation": LIGER_STYLE},
     "stock": {"implementation": STOCK},
@@ -140,6 +146,14 @@ def settings_of(technique: str, length: int, gpu: str) -> Settings:
     return replace(usual, **TECHNIQUES[technique])
 
 
+def _can_run(technique: str) -> bool:
+    """Says so, if not."""
+    can = is_bitsandbytes_available() or not TECHNIQUES[technique].get("load_in_4bit")
+    if not can:
+        print(f"{technique} is left out: it needs bitsandbytes, `pip install lrk[qlora]`")
+    return can
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a row for each step; returns 1 if a plan is off by more than the tolerance."""
     parser = argparse.ArgumentParser(prog="python -m lrk.plan.check", description=__doc__)
@@ -151,11 +165,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tolerance", type=float, default=0.05)
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args(argv)
+    techniques = [each for each in arguments.techniques if _can_run(each)]
     rows: list[dict[str, Any]] = []
     print(f"{'model':15} {'technique':30} {'length':>6}   planned  measured     off", flush=True)
     configs = small_models(arguments.layers)
     for model in arguments.models:
-        for length, technique in product(arguments.lengths, arguments.techniques):
+        for length, technique in product(arguments.lengths, techniques):
             config = configs[model]
             settings = settings_of(technique, length, arguments.gpu or "cpu")
             found = compare(model, config, settings)
@@ -177,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    worst = max(abs(row["error"]) for row in rows)
+    worst = max((abs(row["error"]) for row in rows), default=0.0)
     print(f"MiB; the plan is off by at most {math.ceil(worst * 10_000) / 100} %")
     return int(worst > arguments.tolerance)
 

@@ -65,6 +65,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--optimizer_in_backward", action="store_true", help="update, and free gradients, at once")
     add("--offload_optimizer", action="store_true", help="optimizer state and step on the host")
     add("--lora_rank", type=int, default=0, help="0 trains all parameters")
+    add("--load_in_4bit", action="store_true", help="QLoRA: the linear layers in 4 bits")
     add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
     add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
     add("--dollars_per_hour", type=float, help="price of the GPU, to estimate the cost of the run")
@@ -138,7 +139,7 @@ def description(
     settings = plan.settings
     lines = [
         f"{plan.model}, {settings.length:,} tokens x {settings.batch}, {settings.implementation}, "
-        f"{settings.dtype}, {settings.optim}, traced without a GPU",
+        f"{settings.dtype}, {_adapters(settings)}{settings.optim}, traced without a GPU",
         "",
         f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
     ]
@@ -162,6 +163,12 @@ def description(
         cost = "" if estimate["dollars"] is None else f", {estimate['dollars']:,.0f} dollars"
         lines.append(f"  {tokens:,} tokens: {estimate['days']:.2f} days{cost}")
     return "\n".join(lines)
+
+
+def _adapters(settings: Settings) -> str:
+    if not settings.lora_rank:
+        return ""
+    return f"LoRA of rank {settings.lora_rank}{' on 4 bits' if settings.load_in_4bit else ''}, "
 
 
 def _place(plan: Plan) -> str:

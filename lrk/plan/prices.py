@@ -1,5 +1,6 @@
 """FLOPs and workspace of every operation of a step: what a `Ledger` asks for."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from lrk.plan.ledger import Workspace
+from lrk.plan.four_bits import product_workspace
+from lrk.plan.ledger import TEMPORARY, Workspace
 from lrk.plan.workspace import (
     Device,
     attention_workspace,
@@ -37,27 +39,38 @@ def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any],
     FLOPs are those of the matrix products: 2 for a product and a sum. Attention counts the visible
     pairs, with 2 products forward and 5 backward (the kernels' two passes execute 7).
     """
-    import lrk.kernels.cross_entropy  # noqa: F401  (its operations must be registered)
-
-    aten, ours = torch.ops.aten, torch.ops.lrk
-    special: dict[Any, Callable[..., Priced]] = {
-        ours.attention: _attention,
-        ours.attention_backward: _attention_backward,
-        ours.rope: _rope,
-        ours.linear_cross_entropy_total: _loss,
-        aten._scaled_dot_product_flash_attention_for_cpu: _sdpa,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward,
+    special: dict[str, Callable[..., Priced]] = {
+        "lrk::attention": _attention,
+        "lrk::attention_backward": _attention_backward,
+        "lrk::rope": _rope,
+        "lrk::linear_cross_entropy_total": _loss,
+        "aten::_scaled_dot_product_flash_attention_for_cpu": _sdpa,
+        "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _sdpa_backward,
+        "bitsandbytes::gemm_4bit": _product_of_4_bits,
     }
 
     def price(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Priced:
-        packet = func.overloadpacket
-        if packet in special:
-            return special[packet](device, *args)
-        if packet in flop_registry:
-            return None, flop_registry[packet](*args, **kwargs, out_val=result)
+        name, _, _ = func.name().partition(".")
+        if name in special:
+            return special[name](device, *args)
+        if func.overloadpacket in flop_registry:
+            return None, flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
+        if device.kind == "cpu" and torch.Tag.pointwise in func.tags:
+            return _widened(args), 0
         return None, 0
 
     return price
+
+
+def _widened(operands: tuple[Any, ...]) -> Workspace | None:
+    """Operands that a CPU converts before it adds or multiplies them; a GPU does as it reads."""
+    tensors = [x for x in operands if isinstance(x, Tensor) and x.dim() > 0]
+    dtypes = {x.dtype for x in tensors}
+    if len(dtypes) < 2:
+        return None
+    common = functools.reduce(torch.promote_types, dtypes)
+    converted = sum(x.numel() for x in tensors if x.dtype != common)
+    return Workspace(TEMPORARY, converted * common.itemsize)
 
 
 def _attention_flops(q: Tensor, k: Tensor, causal: bool, window: int | None, products: int) -> int:
@@ -99,3 +112,9 @@ def _loss(device: Device, hidden: Tensor, weight: Tensor, *rest: Any) -> Priced:
     *_, chunk_tokens, compute_dtype, needs = rest
     workspace = loss_workspace(device, hidden, weight, compute_dtype, chunk_tokens, needs)
     return workspace, 2 * hidden.numel() * weight.shape[0] * (1 + needs[0] + needs[1])
+
+
+def _product_of_4_bits(
+    device: Device, x: Tensor, _: Tensor, shape: Any, scales: Tensor, blocksize: int, *rest: Any
+) -> Priced:
+    return product_workspace(x, shape, blocksize), 2 * x.numel() * shape[0]

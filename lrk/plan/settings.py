@@ -41,6 +41,7 @@ class Settings:
         optimizer_in_backward: whether parameters are updated, and gradients freed, as they come.
         offload_optimizer: whether the optimizer's state and step are the host's.
         lora_rank: 0 trains all parameters.
+        load_in_4bit: whether the linear layers under the adapters are in 4 bits (QLoRA).
         clips: whether gradients are clipped by their norm.
         gpu: one of `GPUS`, or `cpu`.
 
@@ -63,6 +64,7 @@ class Settings:
     optimizer_in_backward: bool = False
     offload_optimizer: bool = False
     lora_rank: int = 0
+    load_in_4bit: bool = False
     clips: bool = True
     gpu: str = "h100"
 
@@ -108,6 +110,7 @@ class Settings:
                 "accumulates and clips to be false",
             ),
             ("offload_optimizer", self.optim in TRACED, f"one of the optim {', '.join(TRACED)}"),
+            ("load_in_4bit", self.lora_rank > 0, "lora_rank to be positive"),
         ):
             if getattr(self, name) != defaults[name] and not is_possible:
                 raise ValueError(f"{name} is {getattr(self, name)}; it needs {needed}")

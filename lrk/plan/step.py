@@ -23,6 +23,7 @@ from lrk.memory import checkpointing
 from lrk.memory.host_optimizer import HostOptimizer
 from lrk.memory.offload import HostCopies
 from lrk.memory.step_in_backward import StepInBackward
+from lrk.plan.four_bits import is_in_4_bits, put_in_4_bits, quantise, scales_of
 from lrk.plan.ledger import (
     BACKWARD,
     CLIPPING,
@@ -107,16 +108,18 @@ def meta_model(
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[:layers]
+    dtype = getattr(torch, settings.dtype)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
-        )
-        if settings.lora_rank:
-            from peft import LoraConfig, get_peft_model
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    if settings.load_in_4bit:
+        put_in_4_bits(model, dtype, torch.bfloat16 if settings.bf16 else dtype)
+    if settings.lora_rank:
+        from peft import LoraConfig, get_peft_model
 
-            adapters = LoraConfig(
-                r=settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-            )
+        adapters = LoraConfig(
+            r=settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        with torch.device("meta"):
             model = get_peft_model(model, adapters)
     return model.train()
 
@@ -156,7 +159,11 @@ def materialise_parameters(
             if id(old) not in made:
                 tensor = torch.empty(old.shape, dtype=old.dtype)
                 fill(tensor)
-                made[id(old)] = nn.Parameter(tensor, requires_grad=old.requires_grad)
+                made[id(old)] = (
+                    quantise(tensor, old)
+                    if is_in_4_bits(old)
+                    else nn.Parameter(tensor, requires_grad=old.requires_grad)
+                )
             module._parameters[name] = made[id(old)]
 
 
@@ -190,7 +197,7 @@ def run_step(
     batch = make_batch(settings)
     host_steps = settings.offload_optimizer and settings.gpu != "cpu"
     if ledger is not None:
-        ledger.hold([*parameters, *model.buffers()], WEIGHTS)
+        ledger.hold([*parameters, *scales_of(model), *model.buffers()], WEIGHTS)
         ledger.hold(states, HOST if host_steps else OPTIMIZER)
         if host_steps:
             _count_steps_as_host(optimizer, ledger)

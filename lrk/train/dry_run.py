@@ -15,7 +15,8 @@ from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.placement import PlacedSample
 from lrk.train import run_folder
 from lrk.train.arguments import LONGCE, LrkTrainingArguments
-from lrk.train.pretrained import load_config, load_tokenizer
+from lrk.train.longce import short_contexts
+from lrk.train.pretrained import load_config, load_tokenizer, stored_dtype
 from lrk.train.session import load_samples
 from lrk.train.trainer import training_placement
 
@@ -50,6 +51,7 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
             *_one_sample(surveyed, tokenizer),
             "",
             *_memory(arguments, config),
+            *_short_contexts(arguments, surveyed),
         ]
     )
 
@@ -166,17 +168,37 @@ def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterat
     if implementation is None:
         yield f"  not predicted for kernels {arguments.kernels}"
         return
-    if arguments.load_in_4bit:
-        yield "  not predicted for load_in_4bit"
-        return
-    if arguments.token_loss == LONGCE:
-        yield f"  not predicted for token_loss {LONGCE}, which runs the model on short contexts too"
-        return
     optim = str(arguments.to_dict()["optim"])
     settings = plan_settings(arguments, config, implementation, optim)
     yield description(plan(str(arguments.model_name_or_path), config, settings))
     if optim not in OPTIMIZERS:
         yield f"Optimizer state is not predicted for {optim}: it comes on top"
+    if any(map(arguments.is_given, ("lora_targets", "lora_dropout"))):
+        yield "Planned for adapters on all linear layers and without their dropout"
+
+
+def _short_contexts(
+    arguments: LrkTrainingArguments, surveyed: Sequence[PlacedSample]
+) -> Iterator[str]:
+    """What LongCE computes beside the step: forward passes, which save nothing."""
+    if arguments.token_loss != LONGCE:
+        return
+    read = total = 0
+    for sample in surveyed:
+        lengths = [0, *(int(segments.sum()) for segments in sample["segment_lengths"])]
+        contexts = short_contexts(
+            sample["position_ids"],
+            torch.tensor(lengths).cumsum(0),
+            arguments.longce_short_context,
+            arguments.longce_short_stride,
+        )
+        read += sum(context.stop - context.start for context in contexts)
+        total += len(sample["position_ids"])
+    yield (
+        f"Not in the FLOPs and times: token_loss {LONGCE} first runs the model forward on short "
+        f"contexts,\n{read / total:.2f} times the tokens of a sample (of the first "
+        f"{len(surveyed):,}); its memory is below that of the step"
+    )
 
 
 def plan_settings(
@@ -187,7 +209,7 @@ def plan_settings(
         length=arguments.train_length,
         batch=arguments.per_device_train_batch_size,
         implementation=implementation,
-        dtype=_dtype(arguments, config),
+        dtype=str(stored_dtype(arguments, config)).removeprefix("torch."),
         bf16=bool(arguments.bf16 or arguments.fp16),  # float16 takes as many bytes
         activation_checkpointing=bool(arguments.gradient_checkpointing),
         keep_attention=arguments.keep_attention,
@@ -199,6 +221,7 @@ def plan_settings(
         accumulates=arguments.gradient_accumulation_steps > 1,
         optim=optim if optim in OPTIMIZERS else STATELESS,
         lora_rank=arguments.lora_rank,
+        load_in_4bit=arguments.load_in_4bit,
         clips=arguments.max_grad_norm > 0,
         gpu="cpu" if arguments.use_cpu else "h100",
     )
@@ -207,10 +230,3 @@ def plan_settings(
 def _implementation(kernels: dict[str, bool]) -> str | None:
     """The planner's name of a choice of kernels, or None."""
     return next((name for name, parts in IMPLEMENTATIONS.items() if parts == kernels), None)
-
-
-def _dtype(arguments: LrkTrainingArguments, config: PretrainedConfig) -> str:
-    if arguments.dtype != "auto":
-        return arguments.dtype
-    known = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    return str(known).removeprefix("torch.")

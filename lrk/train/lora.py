@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from peft import (
     LoraConfig,
     PeftModel,
@@ -10,7 +9,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lrk.train.arguments import LrkTrainingArguments
 
@@ -33,22 +32,6 @@ def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftMod
 def _targets(targets: str | list[str]) -> str | list[str]:
     """As peft takes them: to it a text is a pattern of whole paths, so one name alone is a list."""
     return [targets] if isinstance(targets, str) and targets.isidentifier() else targets
-
-
-def four_bits(arguments: LrkTrainingArguments) -> BitsAndBytesConfig:
-    """How `load_in_4bit` stores linear layers: NF4, its scales quantised too (QLoRA, 2305.14314).
-
-    They are multiplied in bfloat16 or float16 where the run has that autocast, else in `dtype`.
-    Embeddings, norms and `lm_head` stay as they are.
-    """
-    autocast = "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else None
-    stored = "float32" if arguments.dtype == "auto" else arguments.dtype
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, autocast or stored),
-    )
 
 
 def merge_lora(model: PeftModel) -> PreTrainedModel:

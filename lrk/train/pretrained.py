@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -13,10 +14,10 @@ from transformers import (
 )
 
 from lrk.hf import SUPPORTED
+from lrk.memory.four_bits import nf4
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import check_extensible
-from lrk.train.lora import four_bits
 
 _ARGUMENT = "model_name_or_path"
 
@@ -51,11 +52,30 @@ def load_tokenizer(
 
 
 def load_model(arguments: LrkTrainingArguments) -> PreTrainedModel:
-    """The pretrained weights in `arguments.dtype`; linear layers in 4 bits if `load_in_4bit`."""
+    """The pretrained weights in `arguments.dtype`.
+
+    Linear layers are in 4 bits if `load_in_4bit`, and multiplied in the dtype of autocast, or
+    without it in that of the weights.
+    """
     options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.load_in_4bit:
-        options["quantization_config"] = four_bits(arguments)
+        options["quantization_config"] = nf4(_dtype_of_products(arguments))
     return load_weights(_ARGUMENT, _name(arguments), arguments.gguf_file, **options)
+
+
+def _dtype_of_products(arguments: LrkTrainingArguments) -> torch.dtype:
+    if arguments.bf16:
+        return torch.bfloat16
+    if arguments.fp16:
+        return torch.float16
+    return stored_dtype(arguments, load_config(arguments))
+
+
+def stored_dtype(arguments: LrkTrainingArguments, config: PretrainedConfig) -> torch.dtype:
+    """Of the weights in training: `dtype`, or what the config says if that is `auto`."""
+    if arguments.dtype != "auto":
+        return getattr(torch, arguments.dtype)
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
 
 def check_checkpoint(checkpoint: Path, arguments: LrkTrainingArguments, config: Any) -> None:

@@ -9,6 +9,8 @@ from lrk.plan.check import TECHNIQUES, compare, settings_of
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_plan_is_what_the_allocator_records(config, technique):
     settings = settings_of(technique, length=160, gpu="cpu")
+    if settings.load_in_4bit:
+        pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes")
     assert abs(compare("tiny", config, settings).error) < 0.05
 
 

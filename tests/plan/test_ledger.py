@@ -16,14 +16,16 @@ from lrk.plan.ledger import (
     Moment,
     Workspace,
 )
+from lrk.plan.prices import prices_on
+from lrk.plan.workspace import Device
 
 
 def without_price(*_):
     return None, 0
 
 
-def recorded(compute, granularity=1):
-    ledger = Ledger(without_price, granularity)
+def recorded(compute, granularity=1, price=without_price):
+    ledger = Ledger(price, granularity)
     with ledger:
         compute(ledger)
     return ledger.usage()
@@ -81,8 +83,9 @@ def test_a_workspace_is_on_top_of_the_results():
     del kept
 
 
-def by_ledger(step):
-    return max(usage.total for usage in recorded(lambda _: step()))
+def by_ledger(step, price=without_price):
+    usages = recorded(lambda _: step(), price=price)
+    return max(usage.total for usage in usages)
 
 
 def by_allocator(step):
@@ -117,3 +120,16 @@ def meeting_after_a_residual() -> None:
 def test_sums_of_gradients_cost_what_they_do_without_a_mode(step):
     """Autograd adds in place where it can, but never under a mode."""
     assert by_ledger(step) == pytest.approx(by_allocator(step), abs=100)
+
+
+def adding_two_dtypes() -> None:
+    narrow = torch.ones(100, 300, dtype=torch.bfloat16)
+    (narrow[:1] * torch.ones(100, 300) + narrow).sum()
+
+
+def test_a_cpu_converts_operands_of_another_dtype():
+    """A GPU does not: there is nothing to count."""
+    on_cpu, on_gpu = (prices_on(Device(kind, 1)) for kind in ("cpu", "cuda"))
+    assert by_ledger(adding_two_dtypes, on_cpu) == by_allocator(adding_two_dtypes)
+    assert by_ledger(adding_two_dtypes, on_gpu) == by_ledger(adding_two_dtypes)
+    assert by_ledger(adding_two_dtypes) < by_allocator(adding_two_dtypes)

@@ -257,6 +257,7 @@ def test_report_has_the_pinned_keys(config):
         ),
         ({"optimizer_in_backward": True}, "it needs accumulates and clips to be false"),
         ({"offload_optimizer": True}, "it needs one of the optim adamw_torch_fused"),
+        ({"load_in_4bit": True}, "load_in_4bit is True; it needs lora_rank to be positive"),
     ],
 )
 def test_bad_settings(changes, message):

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from lrk.positions import scaled_rope_theta
 from lrk.train import train
 from lrk.train.arguments import lora
+from lrk.train.pretrained import load_model
 from lrk.train.session import set_up
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes")
@@ -50,6 +51,27 @@ def test_a_run_leaves_a_stock_model(arguments, corpus):
     trained = PeftModel.from_pretrained(base, folder / "adapter")
     torch.testing.assert_close(trained(tokens).logits, saved(tokens).logits, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(untrained, saved(tokens).logits, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "products"),
+    [
+        ("bfloat16", {"dtype": "auto"}, torch.bfloat16),
+        ("float32", {"dtype": "auto"}, torch.float32),
+        ("float32", {"bf16": True}, torch.bfloat16),
+        ("float32", {"dtype": "float16"}, torch.float16),
+    ],
+)
+def test_matrices_are_multiplied_as_they_were_stored(
+    arguments, model_folder, tmp_path, stored, options, products
+):
+    shutil.copytree(model_folder, tmp_path / "stored")
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=stored)
+    model.save_pretrained(tmp_path / "stored")
+    changes = {"output_dir": str(tmp_path / "run"), "bf16": False} | options
+    made = arguments(**QLORA, model_name_or_path=str(tmp_path / "stored"), **changes)
+    layers = [m for m in load_model(made).modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert {layer.compute_dtype for layer in layers} == {products}
 
 
 def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path):
