@@ -42,7 +42,8 @@ TRAINED = {
     "control": ["--position_method", "contiguous"],
     "trained": ["--position_method", "longrecipe"],
 }
-# SelfExtend reaches 29,696 tokens; STRING's distances end at 8,256, DCA's at 8,191.
+# SelfExtend reaches 29,696 tokens, DCA's distances end at 8,191. STRING's can be no less than half
+# of the text: they end at 8,256, 65 beyond the window.
 DECODING = {
     "untouched, SelfExtend": ("untouched", "self_extend(window=1024, group=4)"),
     "untouched, STRING": ("untouched", "string(shift=8256, window=128)"),

@@ -7,6 +7,7 @@ does not extend the window.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ class Contrast:
 
     def __post_init__(self) -> None:
         for name, fits, allowed in (
-            ("alpha", self.alpha > 0, "positive"),
-            ("beta", self.beta >= 0, "not negative"),
+            ("alpha", 0 < self.alpha <= math.log(2), "positive, and at most ln 2, where T is 0"),
+            ("beta", 0 <= self.beta < math.inf, "not negative, and finite"),
             ("base_ratio", 0 < self.base_ratio < 1, "between 0 and 1"),
             ("gamma", self.gamma >= 1, "at least 1"),
         ):
@@ -63,7 +64,7 @@ def pcd(
 
     Args:
         model: a causal language model patched by `lrk.patch` with `rope`.
-        alpha: how much faster the slow dimensions turn for `L*`, positive.
+        alpha: how much faster the slow dimensions turn for `L*`, positive, at most ln 2.
         beta: weight of the contrast, not negative.
         base_ratio: RoPE base of the perturbation over that of the model, below 1.
         gamma: how many tokens can be chosen.
@@ -75,8 +76,8 @@ def pcd(
     numbers = Contrast(alpha, beta, base_ratio, gamma)
     causal_lm, rotary = _parts(model)
     frequencies = perturbed_frequencies(rotary.config, alpha, base_ratio)
-    contrast = _Perturbed(numbers, rotary, phase_increments(frequencies))
-    with swapped([causal_lm], ContrastedForCausalLM, _lrk_contrast=contrast):
+    perturbed = _Perturbed(numbers, rotary, phase_increments(frequencies))
+    with swapped([causal_lm], ContrastedForCausalLM, _lrk_perturbed=perturbed):
         yield model
 
 
@@ -109,7 +110,7 @@ def contrasted(logits: Tensor, perturbed: Tensor, beta: float, gamma: int) -> Te
 
 
 class _Perturbed(NamedTuple):
-    contrast: Contrast
+    numbers: Contrast
     rotary: LrkRotaryEmbedding
     increments: Tensor
 
@@ -130,7 +131,7 @@ class ContrastedForCausalLM(LrkForCausalLM):
     """A causal language model whose logits are contrasted."""
 
     config: PretrainedConfig
-    _lrk_contrast: _Perturbed
+    _lrk_perturbed: _Perturbed
 
     @can_return_tuple
     def forward(
@@ -165,11 +166,11 @@ class ContrastedForCausalLM(LrkForCausalLM):
             "return_dict": True,
         }
         outputs = super().forward(past_key_values=past_key_values, **inputs)
-        with self._lrk_contrast.perturbing():
+        with self._lrk_perturbed.perturbing():
             perturbed = super().forward(past_key_values=second, **inputs)
         assert outputs.logits is not None
         assert perturbed.logits is not None
-        numbers = self._lrk_contrast.contrast
+        numbers = self._lrk_perturbed.numbers
         outputs.logits = contrasted(outputs.logits, perturbed.logits, numbers.beta, numbers.gamma)
         return outputs
 

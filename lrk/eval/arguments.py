@@ -161,9 +161,9 @@ class EvalArguments:
             raise ValueError(f"lm_eval_folder {self.lm_eval_folder!r} does not exist")
 
     def _check_decoding(self) -> None:
-        method = decoding.read(self.decoding)
-        if method.method is None:
+        if self.decoding is None:
             return
+        method = decoding.read(self.decoding)
         if self.patch is False:
             raise ValueError(f"decoding is {self.decoding!r}, which needs patch, which is false")
         if method.changes_logits:

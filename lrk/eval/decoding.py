@@ -25,14 +25,9 @@ _NUMBERS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Decoding:
-    """A method of `lrk.decode` and its numbers.
+    """A method of `lrk.decode` and all its numbers, defaults included."""
 
-    Attributes:
-        method: its name; None decodes as the model does by itself.
-        numbers: all of them, defaults included.
-    """
-
-    method: str | None
+    method: str
     numbers: dict[str, float]
 
     @property
@@ -40,44 +35,54 @@ class Decoding:
         """Whether it works on logits alone, so that hidden states know nothing of it."""
         return self.method == "pcd"
 
-    def block(self, model: PreTrainedModel) -> AbstractContextManager[Any]:
-        """In it the model decodes this way."""
-        if self.method is None:
-            return nullcontext()
-        return getattr(decode, self.method)(model, **self.numbers)
-
     def __str__(self) -> str:
         return f"{self.method}({', '.join(f'{key}={n}' for key, n in self.numbers.items())})"
 
 
-def read(text: str | None) -> Decoding:
+def decoding_block(text: str | None, model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """In it the model decodes by the method that is written; by itself if None is.
+
+    Raises:
+        ValueError: on entering, for a model that the method is not for.
+    """
+    if text is None:
+        return nullcontext()
+    found = read(text)
+    return getattr(decode, found.method)(model, **found.numbers)
+
+
+def read(text: str) -> Decoding:
     """A method from the way it is written.
 
     Raises:
         ValueError: in one sentence, for anything but a known method with numbers that it takes.
     """
-    if text is None:
-        return Decoding(None, {})
     name, given = _call(text)
     if name not in _NUMBERS:
         raise ValueError(
             f"decoding {name!r} is unknown; it must be one of {', '.join(_NUMBERS)}"
             f"{did_you_mean(name, _NUMBERS)}"
         )
-    make = _NUMBERS[name]
+    signature = inspect.signature(_NUMBERS[name])
     try:
-        inspect.signature(make).bind(**given)
+        signature.bind(**given)
     except TypeError as error:
-        allowed = ", ".join(map(str, inspect.signature(make).parameters.values()))
+        allowed = ", ".join(map(str, signature.parameters.values()))
         raise ValueError(f"decoding is {text!r}: {error}; it must be {name}({allowed})") from error
-    for key, value in given.items():
-        kind = inspect.signature(make).parameters[key].annotation
-        if isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise ValueError(f"decoding is {text!r}: {key} must be of type {kind.__name__}")
     try:
-        return Decoding(name, asdict(make(**given)))
+        kinds = {key: signature.parameters[key].annotation for key in given}
+        numbers = {key: _number(key, value, kinds[key]) for key, value in given.items()}
+        return Decoding(name, asdict(_NUMBERS[name](**numbers)))
     except ValueError as error:
         raise ValueError(f"decoding is {text!r}: {error}") from error
+
+
+def _number(name: str, value: Any, kind: type) -> int | float:
+    """As `kind`, so that 1 and 1.0 are the same number of a method."""
+    fits = isinstance(value, (int, kind)) and not isinstance(value, bool)
+    if not fits or not -(2.0**63) < value < 2.0**63:
+        raise ValueError(f"{name} is {value!r}; it must be of type {kind.__name__}, and finite")
+    return kind(value)
 
 
 def _call(text: str) -> tuple[str, dict[str, Any]]:
@@ -87,9 +92,11 @@ def _call(text: str) -> tuple[str, dict[str, Any]]:
         if isinstance(call, ast.Name):
             return call.id, {}
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
-            values = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-            return call.func.id, values
-    except (SyntaxError, ValueError):
+            names = [word.arg for word in call.keywords]
+            if None not in names and len(set(names)) == len(names):
+                values = [ast.literal_eval(word.value) for word in call.keywords]
+                return call.func.id, dict(zip(map(str, names), values, strict=True))
+    except (SyntaxError, TypeError, ValueError):
         pass
     raise ValueError(
         f"decoding is {text!r}; it must be written as in Python, "

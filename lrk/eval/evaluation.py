@@ -6,14 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lrk.env import environment
-from lrk.eval import decoding, report, texts
+from lrk.eval import report, texts
 from lrk.eval.arguments import LOSS_TASKS, EvalArguments
 from lrk.eval.cells import LM_EVAL, Cell, ResultFolder, cells_of
+from lrk.eval.decoding import decoding_block
 from lrk.eval.fitting import Trials
 from lrk.eval.generation import answers
 from lrk.eval.longppl import find_key_tokens
@@ -33,7 +40,7 @@ from lrk.eval.pretrained import (
 from lrk.eval.prompt import Encoder
 from lrk.eval.short_context import run_lm_eval
 from lrk.eval.tasks import TASKS, Setting
-from lrk.hf import SUPPORTED
+from lrk.hf import SUPPORTED, patch
 from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
@@ -268,11 +275,7 @@ def set_up(arguments: EvalArguments) -> Evaluation:
             materials.require(task, TASKS[task].needs)
     config = load_config(arguments)
     _check_positions(arguments, config)
-    if arguments.decoding is not None and not is_patched(arguments, config):
-        raise ValueError(
-            f"decoding is {arguments.decoding!r}, but model {arguments.model!r} is of model type "
-            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
-        )
+    _check_decoding(arguments, config)
     encoder = Encoder(load_tokenizer(arguments, config), arguments.chat_template)
     loaded = _texts(arguments, encoder.tokenizer)
     cells = cells_of(arguments)
@@ -294,7 +297,7 @@ def load(evaluation: Evaluation) -> PreTrainedModel:
     model = load_model(evaluation.arguments)
     evaluation.weights = fingerprint_weights(model)
     _check_folder(evaluation)
-    with decoding.read(evaluation.arguments.decoding).block(model):
+    with decoding_block(evaluation.arguments.decoding, model):
         if evaluation.texts:
             check_head(model, evaluation.texts[0])
     return model
@@ -315,7 +318,7 @@ def run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
     record = environment()
     count = sum(map(evaluation.count, missing))
     with (
-        decoding.read(arguments.decoding).block(model),
+        decoding_block(arguments.decoding, model),
         tqdm(total=count, unit="trial", desc="lrk-eval") as bar,
     ):
         for cell in missing:
@@ -359,6 +362,24 @@ def _check_positions(arguments: EvalArguments, config: PretrainedConfig) -> None
         raise ValueError(
             f"lengths has {longest}, but model {arguments.model!r} has learnt {limit} positions"
         )
+
+
+def _check_decoding(arguments: EvalArguments, config: PretrainedConfig) -> None:
+    """Begin to decode a model without weights, which is refused as one with weights would be."""
+    if arguments.decoding is None:
+        return
+    if not is_patched(arguments, config):
+        raise ValueError(
+            f"decoding is {arguments.decoding!r}, but model {arguments.model!r} is of model type "
+            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
+        )
+    with torch.device("meta"):
+        model = patch(AutoModelForCausalLM.from_config(config))
+    try:
+        with decoding_block(arguments.decoding, model):
+            pass
+    except ValueError as error:
+        raise ValueError(f"decoding is {arguments.decoding!r}: {error}") from error
 
 
 def _check_folder(evaluation: Evaluation) -> None:

@@ -44,6 +44,8 @@ def write(
     model = str(arguments.model)
     # A folder by its name alone; a model of the hub by its owner too.
     title = Path(model).resolve().name if Path(model).is_dir() else model
+    if arguments.decoding is not None:
+        title += f", {arguments.decoding}"
     write_text(folder.path / "results.md", markdown(title, cells))
     write_text(folder.path / "config.yaml", arguments.to_yaml())
     _draw(folder, title, cells)
@@ -161,8 +163,6 @@ def _lm_eval(cells: Cells) -> list[str]:
 def _provenance(cell: Mapping[str, Any]) -> str:
     settings, packages = cell["settings"], cell["environment"]["packages"]
     operations = "lrk" if settings["patched"] else "stock transformers"
-    if settings.get("decoding"):
-        operations += f", {settings['decoding']}"
     return (
         f"Config {settings['model_config']}, weights {settings['weights']}, dtype "
         f"{settings['dtype']}, {operations}, seed {settings['seed']}; lrk {packages['lrk']}, torch "

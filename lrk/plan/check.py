@@ -147,15 +147,14 @@ def settings_of(technique: str, length: int, gpu: str) -> Settings:
 
 
 def _can_run(technique: str) -> bool:
-    """Says so, if not."""
-    can = is_bitsandbytes_available() or not TECHNIQUES[technique].get("load_in_4bit")
-    if not can:
-        print(f"{technique} is left out: it needs bitsandbytes, `pip install lrk[qlora]`")
-    return can
+    return is_bitsandbytes_available() or not TECHNIQUES[technique].get("load_in_4bit")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a row for each step; returns 1 if a plan is off by more than the tolerance."""
+    """Print a row for each step; returns 1 if a plan is off by more than the tolerance.
+
+    Returns 2 if no step can be run.
+    """
     parser = argparse.ArgumentParser(prog="python -m lrk.plan.check", description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--layers", type=int, default=6, help="of SmolLM2-135M's 30")
@@ -166,6 +165,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args(argv)
     techniques = [each for each in arguments.techniques if _can_run(each)]
+    for technique in set(arguments.techniques) - set(techniques):
+        print(f"{technique} is left out: it needs bitsandbytes, `pip install lrk[qlora]`")
+    if not techniques:
+        return 2
     rows: list[dict[str, Any]] = []
     print(f"{'model':15} {'technique':30} {'length':>6}   planned  measured     off", flush=True)
     configs = small_models(arguments.layers)
@@ -192,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
-    worst = max((abs(row["error"]) for row in rows), default=0.0)
+    worst = max(abs(row["error"]) for row in rows)
     print(f"MiB; the plan is off by at most {math.ceil(worst * 10_000) / 100} %")
     return int(worst > arguments.tolerance)
 

@@ -1,9 +1,9 @@
 """Weights of 4 bits (QLoRA, 2305.14314): bitsandbytes' own layers, in a model without memory.
 
 They are built by transformers and trained by peft as in a real run, and bitsandbytes' operations
-run on fake tensors. Of n weights NF4 stores n / 2 bytes, n / 64 of scales of 8 bits and n / 64 of
-scales of those scales (a float32 for each 256): 0.516 bytes a weight, and two tables of codes a
-matrix. Embeddings, norms and `lm_head` stay as they are.
+run on fake tensors. NF4 stores half a byte a weight, a scale of 8 bits for each 64 weights, and a
+float32 for each 256 scales: 0.516 bytes a weight, and two tables of codes a matrix. Embeddings,
+norms and `lm_head` stay as they are.
 
 A product first writes its matrix out in the dtype that it computes in, so one whole matrix at a
 time is temporary, forward and backward. Autograd keeps the 4 bits only.
@@ -88,8 +88,8 @@ def scales_of(model: nn.Module) -> Iterator[Tensor]:
 def product_workspace(x: Tensor, shape: Sequence[int], blocksize: int) -> Workspace:
     """Of a product with a weight of 4 bits: the matrix in the dtype of `x`, and its float32 scales.
 
-    So do a CPU's products and a GPU's, for as many tokens as training has. (For a few, up to some
-    hundreds, a fused kernel of the GPU's needs neither.)
+    So do a CPU's products and a GPU's, for as many tokens as training has. (For a few, up to 1,536
+    by GPU and shape, a fused kernel of the GPU's needs neither.)
 
     Args:
         shape: of the weight, (N, K).

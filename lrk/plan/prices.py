@@ -33,6 +33,10 @@ def visible_pairs(q_length: int, k_length: int, causal: bool, window: int | None
     )
 
 
+# Operations on a mask, which is read as it is.
+_MASKS = ("aten::where", "aten::masked_fill", "aten::native_dropout_backward")
+
+
 def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Priced]:
     """The prices of a device.
 
@@ -55,7 +59,7 @@ def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any],
             return special[name](device, *args)
         if func.overloadpacket in flop_registry:
             return None, flop_registry[func.overloadpacket](*args, **kwargs, out_val=result)
-        if device.kind == "cpu" and torch.Tag.pointwise in func.tags:
+        if device.kind == "cpu" and torch.Tag.pointwise in func.tags and name not in _MASKS:
             return _widened(args), 0
         return None, 0
 

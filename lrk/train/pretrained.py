@@ -72,7 +72,7 @@ def _dtype_of_products(arguments: LrkTrainingArguments) -> torch.dtype:
 
 
 def stored_dtype(arguments: LrkTrainingArguments, config: PretrainedConfig) -> torch.dtype:
-    """Of the weights in training: `dtype`, or what the config says if that is `auto`."""
+    """Of the weights in training; for `auto` the config's, and float32 if it names none."""
     if arguments.dtype != "auto":
         return getattr(torch, arguments.dtype)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32

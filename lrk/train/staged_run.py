@@ -193,7 +193,7 @@ def _merge(staged: StagedRun, stage: Stage) -> Losses:
     assert stage.merge is not None
     names = stage.merge.models
     models = [_local(staged.model_of(name)) for name in names]
-    arguments = stage.arguments(str(stage.folder), None, lora_rank=0, load_in_4bit=False)
+    arguments = stage.arguments(str(stage.folder), None)
     with arguments.main_process_first(desc="merging"):
         if not (stage.folder / "config.json").is_file():
             try:

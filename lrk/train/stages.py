@@ -26,6 +26,7 @@ from lrk.eval.arguments import EvalArguments
 from lrk.merge import Linear, Slerp, TaskArithmetic
 from lrk.merge.rules import Rule
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments.lora import LoraArguments
 from lrk.train.nearest import did_you_mean
 from lrk.train.parser import STAGES, option_words, read_configuration, underscored, values
 
@@ -52,6 +53,7 @@ RULES = ("linear", "slerp", "task_arithmetic")
 
 _OF_STAGE = ("name", "kind", EVALUATION)
 _OF_MERGE = ("models", "rule", "weights", "t")
+_OF_ADAPTERS = tuple(LoraArguments.__annotations__)
 _OF_MERGED_MODEL = ("eval_data", "eval_lengths", "eval_position_method")
 _ACTIONS = ("resume_from_checkpoint", "overwrite_output_dir", "dry_run")
 _OF_RUN = ("output_dir", "model_name_or_path", "gguf_file", *_ACTIONS, STAGES)
@@ -330,7 +332,11 @@ class _Reader:
         merge = Merge(tuple(models), _rule(own, where))
         merge.rule.check(len(models))
         evaluated = {key: own[key] for key in _OF_MERGED_MODEL if key in own}
-        return merge, before[-1].values | self._values([(evaluated, where)])
+        # What is merged are whole models, of adapters too.
+        trained = {
+            key: value for key, value in before[-1].values.items() if key not in _OF_ADAPTERS
+        }
+        return merge, trained | self._values([(evaluated, where)])
 
 
 def _rule(own: Mapped, where: str) -> Rule:

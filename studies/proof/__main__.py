@@ -43,8 +43,8 @@ def main() -> None:
     for row in results(base, missing(rows, methods, arguments.seeds), arguments.processes):
         rows.append(row)
         write(rows, file)
-    order = [method.name for method in METHODS + ABLATION + DECODING]
-    rows.sort(key=lambda row: order.index(row["method"]))
+    names = [method.name for method in METHODS + ABLATION + DECODING]
+    rows = [row for name in names for row in rows if row["method"] == name]
     text = table(rows) + "\n\n" + verdict(rows)
     (arguments.output_dir / "table.md").write_text(text + "\n")
     draw(rows, arguments.output_dir / "proof.png")

@@ -91,7 +91,7 @@ def draw(rows: list[dict], path: Path) -> None:
     for number, (method, group) in enumerate(groups.items()):
         points = [interval([row["accuracy"][length] for row in group]) for length in lengths]
         means, halves = zip(*points, strict=True)
-        style = {"color": f"C{number % 10}", "linestyle": "-" if number < 10 else "--"}
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10]}
         lines.errorbar(range(len(lengths)), means, halves, marker="o", capsize=2, **style)
         lines.plot([], [], label=method, **style)
     lines.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths])

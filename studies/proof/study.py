@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from lrk.atomic import atomic_folder, write_text
-from lrk.eval import decoding
+from lrk.eval.decoding import decoding_block
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.model import EXTENSION_STEPS, TOKENS_PER_STEP, extended, measured, pretrained
 
@@ -68,7 +68,7 @@ def result(base: Path, method: Method, seed: int) -> dict:
     seconds = time.process_time() - begin
     accuracy, by_depth = {}, {}
     for length in LENGTHS:
-        with decoding.read(method.decoding).block(model):
+        with decoding_block(method.decoding, model):
             hits, depths = measured(model, length, seed, SAMPLES)
         accuracy[str(length)] = hits.mean().item()
         bins = (depths * DEPTH_BINS).long().clamp(max=DEPTH_BINS - 1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, MistralConfig
 
 import lrk
 from lrk.decode import self_extend
@@ -48,13 +48,18 @@ def config(model_folder, tmp_path):
         ("string(shift=900)", {"shift": 900, "window": 128}),
         ("dca( chunk = 6, length=8 )", {"chunk": 6, "length": 8}),
         ("pcd", {"alpha": 0.2, "beta": 2.5, "base_ratio": 1e-4, "gamma": 30}),
-        ("pcd(beta=1)", {"alpha": 0.2, "beta": 1, "base_ratio": 1e-4, "gamma": 30}),
+        ("pcd(beta=1)", {"alpha": 0.2, "beta": 1.0, "base_ratio": 1e-4, "gamma": 30}),
     ],
 )
 def test_methods_are_read_with_their_defaults(text, numbers):
     found = decoding.read(text)
     assert found.numbers == numbers
-    assert decoding.read(str(found)) == found
+    assert str(decoding.read(str(found))) == str(found)
+    assert {type(number) for number in found.numbers.values()} <= {int, float}
+
+
+def test_equal_numbers_are_written_equally():
+    assert str(decoding.read("pcd(beta=1)")) == str(decoding.read("pcd(beta=1.0)"))
 
 
 def test_losses_are_those_in_the_block(config, model_folder, tmp_path):
@@ -118,9 +123,14 @@ def test_results_of_before_there_was_decoding_are_those_without(config, tmp_path
         ({"decoding": "self_extend(window=8)"}, "missing a required argument: 'group'"),
         ({"decoding": "dca(chunk=6, size=8)"}, "it must be dca(chunk: int, length: int)"),
         ({"decoding": "self_extend(window=8, group=3)"}, "window is 8; it must be a multiple of"),
-        ({"decoding": "self_extend(window=8.5, group=3)"}, "window must be of type int"),
-        ({"decoding": "pcd(alpha='much')"}, "alpha must be of type float"),
-        ({"decoding": "pcd(beta=-1)"}, "beta is -1; it must be not negative"),
+        ({"decoding": "self_extend(window=8.5, group=3)"}, "window is 8.5; it must be of type int"),
+        ({"decoding": "pcd(alpha='much')"}, "alpha is 'much'; it must be of type float"),
+        ({"decoding": "pcd(beta=1e999)"}, "beta is inf; it must be of type float, and finite"),
+        ({"decoding": "pcd(alpha=1)"}, "alpha is 1.0; it must be positive, and at most ln 2"),
+        ({"decoding": "self_extend(window=8, window=16, group=2)"}, "it must be written as in"),
+        ({"decoding": "self_extend(**{'window': 8, 'group': 2})"}, "it must be written as in"),
+        ({"decoding": "self_extend(window={[]: 1}, group=2)"}, "it must be written as in Python"),
+        ({"decoding": "pcd(beta=-1)"}, "beta is -1.0; it must be not negative"),
         ({"decoding": "pcd"}, "cuts off likelihoods; task loss_by_position must be run without"),
         ({"patch": False}, "which needs patch, which is false"),
     ],
@@ -130,6 +140,15 @@ def test_bad_input_is_one_sentence(config, capsys, tmp_path, changes, message):
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not Path(tmp_path / "results").exists()
+
+
+def test_a_sliding_window_is_refused_before_weights_are_read(config, tmp_path, tokenizer, capsys):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 32, "num_key_value_heads": 1, "vocab_size": 640}
+    MistralConfig(sliding_window=64, **sizes).save_pretrained(tmp_path / "mistral")
+    tokenizer.save_pretrained(tmp_path / "mistral")
+    assert main([config(model=str(tmp_path / "mistral"))]) == 2
+    assert f"decoding is {METHOD!r}: model has a sliding window of 64" in capsys.readouterr().err
 
 
 def test_models_that_lrk_does_not_patch_have_no_methods(config, tmp_path, tokenizer, capsys):

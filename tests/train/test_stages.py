@@ -388,6 +388,14 @@ def test_adapters_begin_the_same_whatever_ran_before(config, options, tmp_path):
     assert [name for name in staged if not alone[name].equal(staged[name])] == []
 
 
+def test_a_merge_has_no_adapters(config, options):
+    lora = {"lora_rank": 2, "lora_dropout": 0.1, "lora_targets": ["q_proj"]}
+    staged = parse_stages([config(EXTENSION, ANNEALING | lora, MERGE)])
+    _, annealing, merge = staged.stages
+    assert annealing.arguments(*staged.start_of(annealing)).lora_dropout == 0.1
+    assert merge.arguments(options["output_dir"], None).lora_rank == 0
+
+
 @pytest.mark.parametrize("name", ["llama-3-8b-131072-stages", "smollm2-135m-131072-stages"])
 def test_presets(name):
     staged = parse_stages([name, "--use_cpu", "--stages.extension.data", "a.txt", "b.txt"])

@@ -36,15 +36,21 @@ class LoraArguments:
 
 
 def check_dropout(arguments: "LrkTrainingArguments") -> None:
-    """Refuse what is no probability."""
-    if not 0 <= arguments.lora_dropout <= 1:
-        raise ValueError(f"lora_dropout is {arguments.lora_dropout}; it must be between 0 and 1")
+    """Refuse what is no probability, or leaves nothing."""
+    if not 0 <= arguments.lora_dropout < 1:
+        raise ValueError(
+            f"lora_dropout is {arguments.lora_dropout}; it must be at least 0 and below 1"
+        )
 
 
 def check(arguments: "LrkTrainingArguments") -> None:
     """Refuse 4 bits that cannot be trained, and arguments of adapters where there are none."""
     if arguments.lora_rank < 0:
         raise ValueError(f"lora_rank is {arguments.lora_rank}; it must be 0 or positive")
+    if arguments.lora_alpha <= 0:
+        raise ValueError(f"lora_alpha is {arguments.lora_alpha}; it must be positive")
+    if not arguments.lora_targets:
+        raise ValueError(f"lora_targets is {arguments.lora_targets!r}; it must name a module")
     if arguments.load_in_4bit:
         _check_4bit(arguments)
     for name in ("lora_alpha", "lora_dropout", "lora_targets"):
