@@ -106,10 +106,9 @@ def main() -> None:
     parser.add_argument("--tile_tokens", type=int, default=512)
     parser.add_argument("--only", nargs="+", choices=providers(1), help="these, beside stock")
     arguments = parser.parse_args()
-    prepared = providers(arguments.tile_tokens)
-    for name in list(prepared):
-        if arguments.only and name not in (STOCK, *arguments.only):
-            del prepared[name]
+    every = providers(arguments.tile_tokens)
+    chosen = {STOCK, *(arguments.only or every)}
+    prepared = {name: prepare for name, prepare in every.items() if name in chosen}
     rows: list[dict[str, Any]] = []
     print(f"{'':30} {'tokens':>6} {'s':>8} {'ratio':>6} {'MiB':>9} {'ratio':>6}", flush=True)
     for length in arguments.lengths:

@@ -10,7 +10,7 @@ from lrk.analysis.parts_of_speech import SPACY_MODEL
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.positions import SAMPLERS
 from lrk.train.arguments import DTYPES
-from lrk.train.nearest import did_you_mean
+from lrk.train.nearest import require_one_of
 
 # How an analysis is started, not what it finds: left out of what is stored.
 _ACTIONS = frozenset({"output_dir", "overwrite_output_dir", "device"})
@@ -115,15 +115,8 @@ class AnalysisArguments:
             found = torch.accelerator.current_accelerator()
             self.device = "cpu" if found is None else found.type
         self._check_numbers()
-        for name, value, allowed in (
-            ("position_method", self.position_method, tuple(SAMPLERS)),
-            ("dtype", self.dtype, DTYPES),
-        ):
-            if value not in allowed:
-                raise ValueError(
-                    f"{name} {value!r} is unknown; it must be one of {', '.join(allowed)}"
-                    f"{did_you_mean(value, allowed)}"
-                )
+        require_one_of("position_method", self.position_method, SAMPLERS)
+        require_one_of("dtype", self.dtype, DTYPES)
         self._check_extension()
         if self.parts_of_speech:
             self._check_spacy()

@@ -10,7 +10,7 @@ import yaml
 from lrk.eval import decoding, short_context
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.eval.tasks import GRID, TASKS
-from lrk.train.nearest import did_you_mean
+from lrk.train.nearest import require_one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOSS_TASKS = ("perplexity", "loss_by_position", "longppl")
@@ -137,16 +137,9 @@ class EvalArguments:
         self._check_tasks()
 
     def _check_names(self) -> None:
-        for name, values, allowed in (
-            ("tasks", self.tasks, ALL_TASKS),
-            ("dtype", [self.dtype], DTYPES),
-        ):
-            for value in values:
-                if value not in allowed:
-                    raise ValueError(
-                        f"{name} {value!r} is unknown; it must be one of {', '.join(allowed)}"
-                        f"{did_you_mean(value, allowed)}"
-                    )
+        for task in self.tasks:
+            require_one_of("tasks", task, ALL_TASKS)
+        require_one_of("dtype", self.dtype, DTYPES)
         try:
             torch.device(str(self.device))
         except RuntimeError as error:

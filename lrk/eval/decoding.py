@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from lrk import decode
 from lrk.decode.contrast import Contrast
 from lrk.decode.position_maps import DualChunk, SelfExtend, String
-from lrk.train.nearest import did_you_mean
+from lrk.train.nearest import require_one_of
 
 _NUMBERS: dict[str, Callable[..., Any]] = {
     "self_extend": SelfExtend,
@@ -58,11 +58,7 @@ def read(text: str) -> Decoding:
         ValueError: in one sentence, for anything but a known method with numbers that it takes.
     """
     name, given = _call(text)
-    if name not in _NUMBERS:
-        raise ValueError(
-            f"decoding {name!r} is unknown; it must be one of {', '.join(_NUMBERS)}"
-            f"{did_you_mean(name, _NUMBERS)}"
-        )
+    require_one_of("decoding", name, _NUMBERS)
     signature = inspect.signature(_NUMBERS[name])
     try:
         signature.bind(**given)

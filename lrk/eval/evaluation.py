@@ -40,7 +40,7 @@ from lrk.eval.pretrained import (
 from lrk.eval.prompt import Encoder
 from lrk.eval.short_context import run_lm_eval
 from lrk.eval.tasks import TASKS, Setting
-from lrk.hf import SUPPORTED, patch
+from lrk.hf import patch
 from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
@@ -297,9 +297,8 @@ def load(evaluation: Evaluation) -> PreTrainedModel:
     model = load_model(evaluation.arguments)
     evaluation.weights = fingerprint_weights(model)
     _check_folder(evaluation)
-    with decoding_block(evaluation.arguments.decoding, model):
-        if evaluation.texts:
-            check_head(model, evaluation.texts[0])
+    if evaluation.texts:
+        check_head(model, evaluation.texts[0])
     return model
 
 
@@ -368,11 +367,6 @@ def _check_decoding(arguments: EvalArguments, config: PretrainedConfig) -> None:
     """Begin to decode a model without weights, which is refused as one with weights would be."""
     if arguments.decoding is None:
         return
-    if not is_patched(arguments, config):
-        raise ValueError(
-            f"decoding is {arguments.decoding!r}, but model {arguments.model!r} is of model type "
-            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
-        )
     with torch.device("meta"):
         model = patch(AutoModelForCausalLM.from_config(config))
     try:

@@ -24,12 +24,14 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
     """The config of the model.
 
     Raises:
-        ValueError: if there is no such model, or `patch` is true for a type that is not supported.
+        ValueError: if there is no such model, or `patch` is true, or `decoding` given, for a type
+            that is not supported.
     """
     config = load_auto(AutoConfig, "model", str(arguments.model), arguments.gguf_file)
-    if arguments.patch and config.model_type not in SUPPORTED:
+    if config.model_type not in SUPPORTED and (arguments.patch or arguments.decoding):
+        asked = "patch is true" if arguments.patch else f"decoding is {arguments.decoding!r}"
         raise ValueError(
-            f"patch is true, but model {arguments.model!r} is of model type "
+            f"{asked}, but model {arguments.model!r} is of model type "
             f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
     return config

@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     arguments = parser.parse_args(argv)
     techniques = [each for each in arguments.techniques if _can_run(each)]
-    for technique in set(arguments.techniques) - set(techniques):
+    for technique in filter(lambda each: each not in techniques, arguments.techniques):
         print(f"{technique} is left out: it needs bitsandbytes, `pip install lrk[qlora]`")
     if not techniques:
         return 2

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from lrk.train.arguments.argument import help_text, require_one_of
+from lrk.train.arguments.argument import help_text
+from lrk.train.nearest import require_one_of
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments

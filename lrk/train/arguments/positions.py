@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from lrk.positions import SAMPLERS
 from lrk.recipe.selection import BETWEEN_SENTENCES, POSITIONS
-from lrk.train.arguments.argument import help_text, require_one_of
+from lrk.train.arguments.argument import help_text
+from lrk.train.nearest import require_one_of
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
