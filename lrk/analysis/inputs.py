@@ -18,6 +18,8 @@ from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.extended import FACTOR
 from lrk.eval.losses import check_head
 from lrk.hf import SUPPORTED, patch
+from lrk.hf.architectures import architecture_of_type
+from lrk.hf.patch import check_release
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.recipe import Placement, Samples, load_documents, tokenize
 from lrk.recipe.fingerprint import tokenizer_fingerprint
@@ -29,7 +31,7 @@ def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
 
     Raises:
         ValueError: if there is no such model, or skipped positions are asked of an architecture
-            that lrk cannot patch.
+            that lrk cannot patch, or lrk does not support the installed transformers.
     """
     config = load_auto(AutoConfig, "model", arguments.model, arguments.gguf_file)
     if config.model_type not in SUPPORTED and arguments.target_length is not None:
@@ -38,6 +40,8 @@ def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
             f"model type {config.model_type!r}, whose attention takes skipped positions for the "
             f"starts of documents; supported are {', '.join(SUPPORTED)}"
         )
+    if config.model_type in SUPPORTED:
+        check_release(architecture_of_type(config.model_type))
     return config
 
 

@@ -22,6 +22,7 @@ from transformers.utils.generic import can_return_tuple
 from lrk.decode.swapped import swapped
 from lrk.frequencies import rope_frequencies
 from lrk.hf.architectures import architecture_of
+from lrk.hf.cache_name import CACHE_NAME, either_cache_name, named_cache
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.rope import LrkRotaryEmbedding
 from lrk.kernels.rope import phase_increments
@@ -133,13 +134,14 @@ class ContrastedForCausalLM(LrkForCausalLM):
     config: PretrainedConfig
     _lrk_perturbed: _Perturbed
 
+    @either_cache_name
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -150,11 +152,11 @@ class ContrastedForCausalLM(LrkForCausalLM):
         if labels is not None:
             raise ValueError("labels are given; contrasted logits are for decoding, not for a loss")
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         second = None
-        if past_key_values is not None:
-            second = _second_cache(past_key_values, self.config.num_hidden_layers)
+        if cache is not None:
+            second = _second_cache(cache, self.config.num_hidden_layers)
         inputs = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -165,9 +167,9 @@ class ContrastedForCausalLM(LrkForCausalLM):
             **kwargs,
             "return_dict": True,
         }
-        outputs = super().forward(past_key_values=past_key_values, **inputs)
+        outputs = super().forward(**named_cache(cache), **inputs)
         with self._lrk_perturbed.perturbing():
-            perturbed = super().forward(past_key_values=second, **inputs)
+            perturbed = super().forward(**named_cache(second), **inputs)
         assert outputs.logits is not None
         assert perturbed.logits is not None
         numbers = self._lrk_perturbed.numbers
@@ -182,13 +184,13 @@ def _second_cache(cache: Cache, num_layers: int) -> Cache:
     that are taken back) happens to them.
     """
     if cache.offloading:
-        raise ValueError("past_key_values is offloaded, which PCD does not support")
+        raise ValueError(f"{CACHE_NAME} is offloaded, which PCD does not support")
     while len(cache.layers) < num_layers:
         assert cache.layer_class_to_replicate is not None
         cache.layers.append(cache.layer_class_to_replicate())
     if len(cache.layers) == num_layers:
         if cache.get_seq_length() > 0:
-            raise ValueError("past_key_values holds tokens already; with PCD it must start empty")
+            raise ValueError(f"{CACHE_NAME} holds tokens already; with PCD it must start empty")
         cache.layers += [copy.deepcopy(layer) for layer in cache.layers]
     return Cache(layers=cache.layers[num_layers:])
 

@@ -16,7 +16,8 @@ from lrk.decode.attention import mapped_attention
 from lrk.decode.documents import Document, check_contiguous, documents
 from lrk.decode.position_maps import DualChunk, PositionMap, SelfExtend, String
 from lrk.decode.swapped import swapped
-from lrk.hf.attention import BACKEND
+from lrk.hf.attention import BACKEND, check_arguments
+from lrk.hf.cache_name import either_cache_name
 from lrk.hf.rope import LrkAttention, PositionEmbeddings
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -82,24 +83,28 @@ class MappedAttention(LrkAttention):
 
     _lrk_decoding: "_Decoding"
 
+    @either_cache_name
     def forward(
         self,
         hidden_states: Tensor,
         position_embeddings: PositionEmbeddings,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
+        *,
         cu_seq_lens_q: Tensor | None = None,
         cu_seq_lens_k: Tensor | None = None,
         **kwargs,
     ) -> tuple[Tensor, None]:
         """As `LrkAttention.forward`; the cache keeps keys before their rotation."""
+        # Positions come with `position_embeddings` too, and `_Decoding` checks those.
+        check_arguments(kwargs, known=("position_ids", "positions_are_checked"))
         batch, length, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
         position_ids, increments, attention_scaling = position_embeddings
         found = self._lrk_decoding.documents(
             position_ids,

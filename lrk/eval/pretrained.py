@@ -14,6 +14,8 @@ from transformers import (
 
 from lrk.eval.arguments import EvalArguments
 from lrk.hf import SUPPORTED, patch
+from lrk.hf.architectures import architecture_of_type
+from lrk.hf.patch import check_release
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 
 # Elements of a tensor that its fingerprint reads.
@@ -24,8 +26,8 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
     """The config of the model.
 
     Raises:
-        ValueError: if there is no such model, or `patch` is true, or `decoding` given, for a type
-            that is not supported.
+        ValueError: if there is no such model, `patch` is true, or `decoding` given, for a type
+            that is not supported, or lrk does not support the installed transformers.
     """
     config = load_auto(AutoConfig, "model", str(arguments.model), arguments.gguf_file)
     if config.model_type not in SUPPORTED and (arguments.patch or arguments.decoding):
@@ -34,6 +36,8 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
             f"{asked}, but model {arguments.model!r} is of model type "
             f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
+    if is_patched(arguments, config):
+        check_release(architecture_of_type(config.model_type))
     return config
 
 

@@ -5,18 +5,40 @@ once per forward pass, and one that attends, in every layer. What lrk wants are 
 They come from padding masks and caches here, and from `cu_seq_lens_q` and `cu_seq_lens_k` where the
 caller packs documents; never from positions, in which transformers' own backends see a new document
 at every skip.
+
+Any model of transformers may ask for this backend, also one that lrk does not patch. So whatever
+reaches it is obeyed, or known to say nothing of who sees whom, or refused.
 """
 
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+from transformers.utils import logging
 
+from lrk.hf.mask_functions import check_mask_function, is_bidirectional
 from lrk.kernels.attention import attention
 
 BACKEND = "lrk"
+POSITIONS_RESTART = (
+    "position_ids start again inside a row: pass the boundaries of packed documents as "
+    "cu_seq_lens_q and cu_seq_lens_k, the lrk attention does not guess them from positions"
+)
+
+# What models hand through to every attention, and what says nothing of who sees whom: of the
+# forward pass, its outputs and its loss; the longest document, which boundaries say as well; that
+# gradients be deterministic, as they are.
+_WITHOUT_EFFECT = frozenset(
+    (
+        *("use_cache", "return_dict", "output_hidden_states", "output_router_logits"),
+        *("labels", "shift_labels", "num_items_in_batch", "ignore_index", "logits_to_keep"),
+        *("max_length_q", "max_length_k", "deterministic"),
+    )
+)
+_logger = logging.get_logger(__name__)
 
 
 def lrk_attention(
@@ -33,7 +55,10 @@ def lrk_attention(
     position_ids: Tensor | None = None,
     cu_seq_lens_q: Tensor | None = None,
     cu_seq_lens_k: Tensor | None = None,
+    seq_idx: Tensor | None = None,
     attention_temperature: float = 1.0,
+    output_attentions: bool | None = False,
+    positions_are_checked: bool = False,
     **kwargs,
 ) -> tuple[Tensor, None]:
     """Attention function of the backend; the signature is transformers'.
@@ -44,14 +69,23 @@ def lrk_attention(
         cu_seq_lens_q: (N + 1,) boundaries of packed documents over the flattened B * Sq tokens.
         attention_temperature: positive; the scores are divided by it before the softmax. Above 1 a
             query spreads its attention, as it does among more keys: see docs/proof.md.
+        position_ids: (B or 1, Sq), in which a window counts; without boundaries they must not start
+            again inside a row, which the first layer checks unless `positions_are_checked`.
+        seq_idx: the documents of packed tokens once more; it needs `cu_seq_lens_q` beside it.
+        kwargs: what models hand through to every attention.
 
     Returns:
         (B, Sq, Hq, D) output and None: the weights are never formed.
 
     Raises:
         ValueError: for dropout, for a mask that the backend did not make, for padding and packed
-            documents at once, and for a temperature that is not positive.
+            documents at once, for documents that only positions tell, for a window in the config
+            that the model does not hand on, for a temperature that is not positive, and for an
+            argument that is not known.
     """
+    check_arguments(kwargs)
+    if output_attentions:
+        _logger.warning_once("the lrk attention forms no weights: output_attentions gives None")
     if dropout:
         raise ValueError(
             f"attention_dropout is {dropout}; the lrk attention has none: set it to 0 in the config"
@@ -71,6 +105,12 @@ def lrk_attention(
         cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
     if attention_temperature <= 0:
         raise ValueError(f"attention_temperature is {attention_temperature}; it must be positive")
+    if seq_idx is not None and cu_seq_lens_q is None:
+        raise ValueError("seq_idx packs documents; give their boundaries as cu_seq_lens_q too")
+    if cu_seq_lens_q is None and position_ids is not None and not positions_are_checked:
+        cu_seq_lens_q = _without_restarts(module, position_ids, query, key)
+    if sliding_window is None:
+        _check_window(module, key.shape[2])
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     causal = module.is_causal if is_causal is None else is_causal
@@ -92,12 +132,60 @@ def lrk_attention(
     return cast(Tensor, output).transpose(1, 2), None
 
 
+def check_arguments(kwargs: Mapping[str, Any], known: Collection[str] = ()) -> None:
+    """Raise `ValueError` for arguments of an attention that are given and would be ignored.
+
+    Args:
+        kwargs: what its forward does not name.
+        known: names among them that it looks at, or knows from elsewhere.
+    """
+    given = [name for name, value in kwargs.items() if value is not None]
+    unknown = [name for name in given if name not in _WITHOUT_EFFECT and name not in known]
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)} reached the lrk attention, which does not know it: leave it out "
+            "of the call, or use another attn_implementation where the model itself adds it"
+        )
+
+
+def _without_restarts(
+    module: Any, position_ids: Tensor, query: Tensor, key: Tensor
+) -> Tensor | None:
+    """`ValueError` if positions say that a row packs documents; else None, or what amounts to it.
+
+    All layers have the same positions, so the first one looks. A result that is not used would be
+    dropped from a compiled graph: there the boundaries say that a row is a document.
+    """
+    first = getattr(module, "layer_idx", None) in (None, 0)
+    length = query.shape[2]
+    if not first or position_ids.shape[1:] != (length,) or key.shape[2] != length or length == 1:
+        return None
+    rows = _boundaries_of_rows(position_ids, query.shape[0])
+    return rows if torch.compiler.is_compiling() else None
+
+
+def _check_window(module: Any, k_length: int) -> None:
+    """Raise `ValueError` if the config has a window that the attention was not told of."""
+    config = getattr(module, "config", None)
+    window = getattr(config, "sliding_window", None)
+    if not window or k_length <= window:
+        return
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is None or layer_types[module.layer_idx] == "sliding_attention":
+        raise ValueError(
+            f"config.sliding_window is {window}, but {type(module).__name__} does not hand it to "
+            "its attention function, so the lrk attention would ignore it: use another "
+            "attn_implementation"
+        )
+
+
 def document_boundaries(
     batch_size: int,
     q_length: int,
     kv_length: int,
     q_offset: int | Tensor = 0,
     kv_offset: int = 0,
+    mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: Tensor | None = None,
     use_vmap: bool = False,
     device: torch.device | None = None,
@@ -113,10 +201,13 @@ def document_boundaries(
         transformers passes a four-dimensional tensor through unchanged wherever it takes a mask.
 
     Raises:
-        ValueError: for padding inside a row, and for a custom mask function.
+        ValueError: for padding inside a row, and for a mask function that says anything else.
     """
     if use_vmap:
         raise ValueError("custom mask functions are not supported by the lrk attention")
+    check_mask_function(mask_function)
+    if is_bidirectional(mask_function):
+        return _padded_keys(batch_size, q_length, attention_mask)
     end = q_offset + q_length
     if attention_mask is None:
         if isinstance(end, int) and end == kv_offset + kv_length:
@@ -133,6 +224,20 @@ def document_boundaries(
         [
             _boundaries(first, last, q_offset, q_length, padding_document=0),
             _boundaries(first, last, kv_offset, kv_length, padding_document=1),
+        ]
+    ).to(torch.int32)[None, None]
+
+
+def _padded_keys(batch_size: int, q_length: int, attention_mask: Tensor | None) -> Tensor | None:
+    """All queries of a row see all its keys that are not padding; they may be of another text."""
+    if attention_mask is None or (not torch.compiler.is_compiling() and attention_mask.all()):
+        return None
+    first, count = _real_span(attention_mask)
+    start = torch.zeros(batch_size, dtype=torch.int64, device=attention_mask.device)
+    return torch.stack(
+        [
+            _boundaries(start, start + q_length, 0, q_length, padding_document=0),
+            _boundaries(first, first + count, 0, attention_mask.shape[1], padding_document=1),
         ]
     ).to(torch.int32)[None, None]
 
@@ -173,6 +278,22 @@ def _boundaries(
     lengths[:, 2] = stop - start
     lengths[:, 4 - padding_document] = length - stop
     return torch.nn.functional.pad(lengths.flatten().cumsum(0), (1, 0))
+
+
+@torch.library.custom_op(
+    "lrk::boundaries_of_rows", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,)
+)
+def _boundaries_of_rows(position_ids: Tensor, batch: int) -> Tensor:
+    """(B + 1,) int32: each row one document, if (B or 1, S) positions do not start again in it."""
+    if (position_ids.diff(dim=1) < 1).any():
+        raise ValueError(POSITIONS_RESTART)
+    length = position_ids.shape[1]
+    return length * torch.arange(batch + 1, dtype=torch.int32, device=position_ids.device)
+
+
+@_boundaries_of_rows.register_fake
+def _(position_ids: Tensor, batch: int) -> Tensor:
+    return position_ids.new_empty(batch + 1, dtype=torch.int32)
 
 
 @torch.library.custom_op("lrk::real_span", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
 from lrk.hf.architectures import architecture_of, check_attention_dropout
-from lrk.hf.patch import patch
+from lrk.hf.patch import check_release, patch
 
 # What decides where a config is read from, of the arguments of `from_pretrained`.
 _HUB_ARGUMENTS = (
@@ -44,8 +44,8 @@ class AutoLrkModelForCausalLM:
             The model; with `output_loading_info=True` a pair of the model and the info.
 
         Raises:
-            ValueError: as `lrk.patch` does for the model's type and its attention dropout, before
-                any weights are read.
+            ValueError: as `lrk.patch` does for the model's type, its attention dropout and the
+                release of transformers, before any weights are read.
         """
         name = str(pretrained_model_name_or_path)
         _check(_config_of(name, kwargs), f"pretrained_model_name_or_path {name!r} is", attention)
@@ -77,7 +77,7 @@ class AutoLrkModelForCausalLM:
 
 
 def _check(config: PretrainedConfig, subject: str, attention: bool) -> None:
-    architecture_of(config, subject)
+    check_release(architecture_of(config, subject))
     if attention:
         check_attention_dropout(config)
 

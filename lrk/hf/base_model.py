@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import Cache, PretrainedConfig
 
-from lrk.hf.attention import BACKEND, real_tokens
+from lrk.hf.attention import BACKEND, POSITIONS_RESTART, real_tokens
+from lrk.hf.cache_name import either_cache_name, named_cache
 
 
 class LrkBaseModel:
@@ -20,12 +21,15 @@ class LrkBaseModel:
 
     config: PretrainedConfig
 
+    @either_cache_name
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
-        *args: Any,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """As the stock forward, with `checked_positions`.
@@ -39,7 +43,7 @@ class LrkBaseModel:
                 f"implementation {self.config._attn_implementation!r} ignores: use "
                 "lrk.patch(model, attention=True)"
             )
-        tokens = kwargs.get("inputs_embeds") if input_ids is None else input_ids
+        tokens = inputs_embeds if input_ids is None else input_ids
         if position_ids is not None and tokens is not None:
             # `generate` prepares one mask for each type of layer; padding is the same in all.
             mask = attention_mask
@@ -52,8 +56,16 @@ class LrkBaseModel:
                 mask,
                 kwargs.get("cu_seq_lens_q"),
             )
+        if self.config._attn_implementation == BACKEND:
+            kwargs["positions_are_checked"] = True
         return super().forward(  # type: ignore[misc]
-            input_ids, attention_mask, position_ids, *args, **kwargs
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **named_cache(cache),
+            **kwargs,
         )
 
 
@@ -115,10 +127,7 @@ def _checked_positions(
     if negative:
         raise ValueError(f"position_ids has a negative entry, {int(position_ids.min())}")
     if backend == BACKEND and restarts:
-        raise ValueError(
-            "position_ids start again inside a row: pass the boundaries of packed documents as "
-            "cu_seq_lens_q and cu_seq_lens_k, the lrk attention does not guess them from positions"
-        )
+        raise ValueError(POSITIONS_RESTART)
     has_explicit_documents = backend.startswith("flash_attention") and cu_seq_lens is not None
     if backend != BACKEND and skips and not has_explicit_documents:
         raise ValueError(

@@ -10,6 +10,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from lrk.hf.cache_name import cache_of, either_cache_name, named_cache
 from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.kernels.cross_entropy.reduction import reduce_tokens
 
@@ -24,17 +25,19 @@ class LrkForCausalLM:
     lm_head: nn.Module
     loss_function: Callable[..., Tensor]
 
+    @either_cache_name
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | slice | Tensor = 0,
+        *,
         output_logits: bool = False,
         token_weight: TokenWeight | None = None,
         **kwargs: Any,
@@ -60,9 +63,9 @@ class LrkForCausalLM:
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            **named_cache(cache),
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -75,9 +78,9 @@ class LrkForCausalLM:
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **named_cache(cache_of(outputs)),
         )
 
     def _fused_loss(

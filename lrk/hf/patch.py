@@ -18,6 +18,7 @@ from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
+from lrk.hf.signatures import check_signatures
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -47,7 +48,8 @@ def patch(
 
     Raises:
         ValueError: for a model type that is not supported, attention dropout, modules whose
-            `forward` is not the stock one, or negative `tile_tokens`.
+            `forward` is not the stock one, a transformers whose modules take other arguments than
+            lrk knows, or negative `tile_tokens`.
     """
     if tile_tokens < 0:
         raise ValueError(f"tile_tokens is {tile_tokens}; it must be 0 or positive")
@@ -55,7 +57,9 @@ def patch(
     stock = architecture_of(config, f"model is a {type(model).__name__}")
     if attention:
         check_attention_dropout(config)
-    classes = _classes_for(model, stock, rope, cross_entropy, tile_tokens > 0)
+    mixins = _mixins_for(stock, rope, cross_entropy, tile_tokens > 0)
+    check_signatures(mixins)
+    classes = _classes_for(model, stock, mixins)
     unpatch(model)
     for module, kind in classes:
         become(module, kind)
@@ -99,10 +103,18 @@ def patched(
         unpatch(model)
 
 
-def _classes_for(
-    model: nn.Module, stock: Architecture, rope: bool, cross_entropy: bool, tiles: bool
-) -> list[tuple[nn.Module, type[Any]]]:
-    """The modules to patch and what each becomes. Changes nothing."""
+def check_release(stock: Architecture) -> None:
+    """Raise `ValueError` if the installed transformers is not one that `patch` can work on.
+
+    For callers who want to know it before they read a model's weights.
+    """
+    check_signatures(_mixins_for(stock, rope=True, cross_entropy=True, tiles=True))
+
+
+def _mixins_for(
+    stock: Architecture, rope: bool, cross_entropy: bool, tiles: bool
+) -> dict[type[Any], type[Any]]:
+    """By stock class, what `patch` puts in front of it."""
     mixins: dict[type[Any], Any] = {stock.base_model: LrkBaseModel}
     if rope:
         mixins |= {stock.rotary_embedding: LrkRotaryEmbedding, stock.attention: LrkAttention}
@@ -110,6 +122,13 @@ def _classes_for(
         mixins[stock.causal_lm] = LrkForCausalLM
     if tiles:
         mixins |= {stock.norm: LrkRMSNorm, stock.decoder_layer: LrkDecoderLayer}
+    return mixins
+
+
+def _classes_for(
+    model: nn.Module, stock: Architecture, mixins: dict[type[Any], type[Any]]
+) -> list[tuple[nn.Module, type[Any]]]:
+    """The modules to patch and what each becomes. Changes nothing."""
     classes: list[tuple[nn.Module, type[Any]]] = []
     for name, module in model.named_modules():
         kind: Any = stock_class(type(module))

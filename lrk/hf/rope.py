@@ -13,6 +13,7 @@ from transformers import Cache, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lrk.frequencies import rope_frequencies
+from lrk.hf.cache_name import either_cache_name
 from lrk.kernels.rope import phase_increments, rope
 
 PositionEmbeddings = tuple[Tensor, Tensor, float]
@@ -64,12 +65,13 @@ class LrkAttention:
     v_proj: nn.Module
     o_proj: nn.Module
 
+    @either_cache_name
     def forward(
         self,
         hidden_states: Tensor,
         position_embeddings: PositionEmbeddings,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs,
     ) -> tuple[Tensor, Tensor | None]:
         """As the stock forward, with `rope` on the raw positions."""
@@ -79,8 +81,8 @@ class LrkAttention:
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         query, key = rope(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
         # Each modeling file has its own eager attention, which is in no registry.
         eager = sys.modules[type(self).__module__].eager_attention_forward
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager)

@@ -7,7 +7,9 @@ second residual sum; beside the layers there is the last norm.
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import Cache
 
+from lrk.hf.cache_name import either_cache_name, named_cache
 from lrk.memory.tiles import tiled
 
 
@@ -34,10 +36,27 @@ class LrkDecoderLayer:
 
     _lrk_tile_tokens: int
 
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
+    @either_cache_name
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = False,
+        position_embeddings: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """As the stock forward, its second half in tiles."""
-        normed = self.input_layernorm(hidden_states)
-        attended, _ = self.self_attn(hidden_states=normed, **kwargs)
+        attended, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_states),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            position_embeddings=position_embeddings,
+            **named_cache(cache),
+            **kwargs,
+        )
         parameters = [*self.post_attention_layernorm.parameters(), *self.mlp.parameters()]
         return tiled(self._second_half, hidden_states + attended, parameters, self._lrk_tile_tokens)
 

@@ -14,6 +14,8 @@ from transformers import (
 )
 
 from lrk.hf import SUPPORTED
+from lrk.hf.architectures import architecture_of_type
+from lrk.hf.patch import check_release
 from lrk.memory.four_bits import nf4
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.train.arguments import LrkTrainingArguments
@@ -26,7 +28,8 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
     """The model's config.
 
     Raises:
-        ValueError: if there is no such model, or its type or RoPE is not supported.
+        ValueError: if there is no such model, or its type, its RoPE or the installed transformers
+            is not supported.
     """
     config = load_auto(AutoConfig, _ARGUMENT, _name(arguments), arguments.gguf_file)
     if config.model_type not in SUPPORTED:
@@ -34,6 +37,7 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
             f"model_name_or_path {arguments.model_name_or_path!r} is of model type "
             f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
+    check_release(architecture_of_type(config.model_type))
     check_extensible(config, arguments.target_length)
     return config
 

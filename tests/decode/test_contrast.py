@@ -9,6 +9,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 import lrk
 from lrk.decode import pcd, self_extend
 from lrk.decode.contrast import contrasted, perturbed_frequencies
+from lrk.hf.cache_name import CACHE_NAME, cache_of, named_cache
 
 LENGTH = 23
 
@@ -61,7 +62,7 @@ def test_logits_are_those_of_two_models(model, by_definition):
     ordinary = model(tokens()).logits
     with pcd(model, beta=2.5, gamma=5) as inside:
         assert inside is model
-        for options in ({}, {"use_cache": False}, {"past_key_values": DynamicCache()}):
+        for options in ({}, {"use_cache": False}, named_cache(DynamicCache())):
             logits = model(tokens(), **options).logits
             assert (logits.isfinite().sum(-1) == 5).all()
             torch.testing.assert_close(
@@ -136,14 +137,14 @@ def test_a_model_with_its_own_loss_is_patched_back_as_it_was(model):
 
 @torch.no_grad()
 def test_refusals(model):
-    filled = model(tokens()).past_key_values
+    filled = cache_of(model(tokens()))
     with pcd(model):
         with pytest.raises(ValueError, match="labels are given; contrasted logits are for"):
             model(tokens(), labels=tokens())
-        with pytest.raises(ValueError, match="past_key_values holds tokens already"):
-            model(tokens(), past_key_values=filled)
-        with pytest.raises(ValueError, match="past_key_values is offloaded"):
-            model(tokens(), past_key_values=DynamicCache(offloading=True))
+        with pytest.raises(ValueError, match=f"{CACHE_NAME} holds tokens already"):
+            model(tokens(), **named_cache(filled))
+        with pytest.raises(ValueError, match=f"{CACHE_NAME} is offloaded"):
+            model(tokens(), **named_cache(DynamicCache(offloading=True)))
         with pytest.raises(ValueError, match="in a block of the same kind already"):
             pcd(model).__enter__()
     for numbers, message in (

@@ -9,6 +9,7 @@ from transformers import MistralConfig, MistralForCausalLM
 import lrk
 from lrk.decode import dca, self_extend, string
 from lrk.decode.mapped import MappedAttention
+from lrk.hf.cache_name import cache_of, named_cache
 
 LENGTH = 29
 
@@ -142,10 +143,10 @@ def test_one_position_tensor_may_serve_many_steps(model):
     with self_extend(model, window=8, group=4):
         whole = model(row).logits
         position = torch.tensor([[19]])
-        cache = model(row[:, :20]).past_key_values
+        cache = cache_of(model(row[:, :20]))
         for i in range(20, LENGTH):
             position += 1
-            step = model(row[:, i : i + 1], position_ids=position, past_key_values=cache)
+            step = model(row[:, i : i + 1], position_ids=position, **named_cache(cache))
             torch.testing.assert_close(step.logits[:, 0], whole[:, i], rtol=1e-4, atol=1e-4)
 
 

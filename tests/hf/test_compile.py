@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 from transformers import StaticCache
 
 import lrk
+from lrk.hf.cache_name import named_cache
 from lrk.train.extension import extend
 
 INPUT_IDS = torch.arange(2, 26).view(2, 12)
@@ -166,12 +167,12 @@ def test_decoding_with_a_static_cache(stock):
     expected = plain(INPUT_IDS).logits
     patched = lrk.patch(stock).eval()
     cache = StaticCache(config=stock.config, max_cache_len=16)
-    patched(INPUT_IDS[:, :9], past_key_values=cache)
+    patched(INPUT_IDS[:, :9], **named_cache(cache))
     model = compiled(patched)
     for index in range(9, 12):
         position_ids = torch.full((1, 1), index)
         logits = model(
-            INPUT_IDS[:, index : index + 1], past_key_values=cache, position_ids=position_ids
+            INPUT_IDS[:, index : index + 1], position_ids=position_ids, **named_cache(cache)
         ).logits
         torch.testing.assert_close(logits[:, 0], expected[:, index])
     # transformers counts the tokens of a sliding window in a Python integer until it is full.

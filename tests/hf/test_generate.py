@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lrk
+from lrk.hf.cache_name import cache_of, named_cache
 
 VOCABULARY = 61
 ROWS, LENGTH = 3, 17  # longer than the sliding windows of the models
@@ -97,9 +98,7 @@ def test_a_second_turn_on_the_same_cache(stock):
     def two_turns(model):
         first = generate(model, inputs)
         sequence = torch.cat([first.sequences, more], dim=1)
-        return generate(
-            model, {"input_ids": sequence}, past_key_values=first.past_key_values
-        ).sequences
+        return generate(model, {"input_ids": sequence}, **named_cache(cache_of(first))).sequences
 
     model = lrk.patch(copy.deepcopy(stock))
     stock.set_attn_implementation("eager")

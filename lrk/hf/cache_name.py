@@ -1,0 +1,56 @@
+"""What transformers calls the cache: `past_key_values`, from 5.24 on `cache`.
+
+Modules of transformers take either for an argument like any other that they hand through to the
+attention, which ignores it: under the wrong name keys are silently not stored. So callers of lrk
+may use both names, and what lrk hands on bears the one of the installed release.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from transformers import Cache
+from transformers.models.llama.modeling_llama import LlamaAttention
+
+OLD_NAME, NEW_NAME = "past_key_values", "cache"
+_takes_the_new = NEW_NAME in inspect.signature(LlamaAttention.forward).parameters
+CACHE_NAME = NEW_NAME if _takes_the_new else OLD_NAME
+
+
+def named_cache(cache: Cache | None) -> dict[str, Cache | None]:
+    """The cache as a keyword argument of transformers' modules and outputs."""
+    return {CACHE_NAME: cache}
+
+
+def cache_of(output: Any) -> Cache | None:
+    """The cache in an output of a model."""
+    return getattr(output, CACHE_NAME)
+
+
+def either_cache_name(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a method with an argument `cache`: callers may say `past_key_values` too.
+
+    Its signature shows the name of the installed release, for code that looks there.
+
+    Raises:
+        ValueError: in a call that gives two caches.
+    """
+
+    @functools.wraps(forward)
+    def renaming(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if OLD_NAME in kwargs:
+            cache = kwargs.pop(OLD_NAME)
+            if cache is not None and kwargs.setdefault(NEW_NAME, cache) is not cache:
+                raise ValueError(
+                    "cache and past_key_values are two names of one argument; give one"
+                )
+        return forward(self, *args, **kwargs)
+
+    signature = inspect.signature(forward)
+    parameters = [
+        each.replace(name=CACHE_NAME) if each.name == NEW_NAME else each
+        for each in signature.parameters.values()
+    ]
+    renaming.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return renaming
