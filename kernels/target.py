@@ -6,6 +6,8 @@ import torch
 import triton
 from torch import Tensor
 
+from .interpreter import mend_interpreter
+
 
 def interpreting() -> bool:
     """Whether Triton was told to interpret kernels (`TRITON_INTERPRET=1` before its import)."""
@@ -14,7 +16,10 @@ def interpreting() -> bool:
 
 def require_launchable(name: str, tensor: Tensor) -> None:
     """Raise `ValueError` where a Triton kernel cannot run on the device of `tensor`."""
-    if tensor.is_cuda or (tensor.device.type == "cpu" and interpreting()):
+    if tensor.is_cuda:
+        return
+    if tensor.device.type == "cpu" and interpreting():
+        mend_interpreter()
         return
     raise ValueError(
         f"{name} is on device {tensor.device}: Triton kernels need a GPU tensor, or a CPU tensor "

@@ -13,16 +13,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-from lrk.interpreter import bfloat16_in_the_interpreter
-
 # Tensors are small here, and the processes of a parallel run share the cores.
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def mended_interpreter() -> Iterator[None]:
-    with bfloat16_in_the_interpreter():
-        yield
 
 
 @pytest.fixture

@@ -1,14 +1,15 @@
 """Triton's interpreter, mended where it is silently wrong.
 
 Without a GPU, kernels run on CPU tensors in the interpreter, if `TRITON_INTERPRET=1` is set before
-they are decorated. Triton 3.9 stores bfloat16 there as uint16: `tl.dot` multiplies the bit
+they are decorated. Triton 3.6 to 3.9 stores bfloat16 there as uint16: `tl.dot` multiplies the bit
 patterns, and the cast from float32 truncates where every GPU rounds to nearest even. Arithmetic on
 bfloat16 values is wrong too, but kernels load into float32 before they calculate.
+
+Triton 3.6 makes Python integers of arrays with one element, which numpy refuses from 2.4 on: there
+every loop with a computed bound would stop.
 """
 
-import unittest.mock
-from collections.abc import Iterator
-from contextlib import contextmanager
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,12 @@ from numpy.typing import NDArray
 from triton.runtime import interpreter
 
 
-@contextmanager
-def bfloat16_in_the_interpreter() -> Iterator[None]:
-    """Inside, interpreted kernels multiply and round bfloat16 as a GPU does."""
+@functools.cache
+def mend_interpreter() -> None:
+    """From now on, interpreted kernels of this process treat bfloat16 as a GPU does."""
     builder = interpreter.InterpreterBuilder
     stock_dot, stock_cast = builder.create_dot, builder.cast_impl
+    stock_patch = interpreter._patch_lang_tensor
 
     def upcast(handle: Any) -> Any:
         if handle.dtype.scalar != tl.bfloat16:
@@ -37,9 +39,13 @@ def bfloat16_in_the_interpreter() -> Iterator[None]:
             return interpreter.TensorHandle(_float32_to_bfloat16_bits(src.data), tl.bfloat16)
         return stock_cast(self, src, dst_type)
 
+    def patch_lang_tensor(tensor, scope):
+        stock_patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
     # The builder's casts are lambdas that look `cast_impl` up on the instance.
-    with unittest.mock.patch.multiple(builder, create_dot=create_dot, cast_impl=cast_impl):
-        yield
+    builder.create_dot, builder.cast_impl = create_dot, cast_impl
+    interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 def _bfloat16_bits_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
