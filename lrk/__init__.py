@@ -3,8 +3,12 @@
 Importing lrk registers the attention backend `"lrk"` with transformers.
 """
 
-from lrk import positions
-from lrk.hf import (
+from lrk.versions import check_floors
+
+check_floors()  # before what would fail, or worse, on an older PyTorch
+
+from lrk import positions  # noqa: E402
+from lrk.hf import (  # noqa: E402
     AutoLrkModelForCausalLM,
     apply_lrk_to_llama,
     apply_lrk_to_mistral,

@@ -2,12 +2,12 @@
 
     python -m lrk.env
 
-Prints versions, processor and GPU, then runs every operation forward and backward, in each
-implementation that runs here, and judges it by the rule of `lrk.testing`. Exits with 1 if one of
-them is wrong.
+Prints versions, processor and GPU, and which versions lie outside of what was tested. Then runs
+every operation forward and backward, in each implementation that runs here, and judges it by the
+rule of `lrk.testing`; and compares what a patched model of each type generates with the stock
+model. Exits with 1 if anything is wrong.
 """
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lrk.hf import SUPPORTED
+from lrk.hf.canary import generation_fault
 from lrk.kernels.attention import attention, attention_reference, attention_triton
 from lrk.kernels.cross_entropy import (
     linear_cross_entropy,
@@ -30,6 +32,7 @@ from lrk.kernels.cross_entropy import (
 from lrk.kernels.rope import rope, rope_reference, rope_triton
 from lrk.kernels.target import interpreting
 from lrk.testing import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_as_exact_as, max_error
+from lrk.versions import installed_version, outside_tested_ranges
 
 PACKAGES = (
     "lrk",
@@ -60,7 +63,8 @@ def environment(command: Sequence[str] | None = None) -> dict[str, Any]:
     """
     record: dict[str, Any] = {} if command is None else {"command": _without_secrets(command)}
     return record | {
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
+        "outside_tested_range": outside_tested_ranges(),
         "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -216,13 +220,6 @@ def _without_secrets(command: Sequence[str]) -> list[str]:
     return [Path(word).name for word in words[:1]] + words[1:]
 
 
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _commit() -> str | None:
     """The git commit of lrk's own checkout, with `+` where files of it were changed."""
 
@@ -259,12 +256,21 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def _print_environment() -> None:
+    found = environment()
+    packages, outside = found.pop("packages"), found.pop("outside_tested_range")
+    for name, value in {**packages, **found}.items():
+        text = ", ".join(value) or "none" if isinstance(value, list) else str(value)
+        if name in outside:
+            text += f"  not tested: lrk was with {outside[name]}"
+        print(f"{name:<14} {text}")
+    for name in outside.keys() - packages.keys() - found.keys():
+        print(f"{name:<14} {installed_version(name)}  not tested: lrk was with {outside[name]}")
+
+
 def main() -> int:
     """Print the block; 1 if an operation is wrong."""
-    found = environment()
-    packages = found.pop("packages")
-    for name, value in {**packages, **found}.items():
-        print(f"{name:<14} {', '.join(value) or 'none' if isinstance(value, list) else value}")
+    _print_environment()
     print()
     faults = 0
     begin = time.perf_counter()
@@ -273,6 +279,12 @@ def main() -> int:
         verdict = f"wrong: {check.fault}" if check.fault else "right"
         name = f"{check.operation}, {check.implementation}, {str(check.dtype)[6:]}"
         print(f"{name:<50} error {check.error:.1e}  {verdict}")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for model_type in SUPPORTED:
+        fault = generation_fault(model_type, device)
+        faults += fault is not None
+        name = f"generation, {model_type}, {device.type}"
+        print(f"{name:<50} {f'wrong: {fault}' if fault else 'as the stock model'}")
     if not (torch.cuda.is_available() or interpreting()):
         print("Triton kernels were not run: there is no GPU")
     print(f"{faults} wrong, {time.perf_counter() - begin:.1f} s")

@@ -60,5 +60,26 @@ def test_the_record_is_json_without_secrets():
 def test_the_commit_is_that_of_lrk_and_nothing_elses(tmp_path, monkeypatch):
     monkeypatch.setattr(env, "__file__", str(tmp_path / "env.py"))
     assert env._commit() is None
-    assert env._version("no-such-package") is None
     assert Path(env.__file__).parent == tmp_path
+
+
+def test_generation_of_every_model_type_is_compared(capsys, monkeypatch):
+    monkeypatch.setattr(env, "self_test", lambda: iter(()))
+    fault = {"mistral": "patched: logits differ"}
+    monkeypatch.setattr(env, "generation_fault", lambda kind, device: fault.get(kind))
+    assert env.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "generation, llama, cpu" in "\n".join(lines)
+    assert any(line.endswith("wrong: patched: logits differ") for line in lines)
+    assert lines[-1].startswith("1 wrong")
+
+
+def test_versions_outside_of_the_tested_range_are_marked(capsys, monkeypatch):
+    monkeypatch.setattr(env, "self_test", lambda: iter(()))
+    monkeypatch.setattr(env, "generation_fault", lambda kind, device: None)
+    outside = {"torch": "<2.15,>=2.11", "matplotlib": "<3,>=2"}
+    monkeypatch.setattr(env, "outside_tested_ranges", lambda: outside)
+    assert env.main() == 0
+    text = capsys.readouterr().out
+    assert f"{torch.__version__}  not tested: lrk was with <2.15,>=2.11" in text
+    assert "not tested: lrk was with <3,>=2" in text

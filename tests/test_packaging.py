@@ -29,7 +29,7 @@ def test_kernels_is_a_namespace_folder():
 
 
 def test_every_folder_is_listed():
-    assert sorted(PACKAGES) == sorted(source_folders() | {"lrk.configs"})
+    assert sorted(PACKAGES) == sorted(source_folders() | {"lrk.configs", "lrk.plan.models"})
 
 
 def test_transformers_does_not_import_our_kernels():

@@ -112,7 +112,8 @@ class AnalysisArguments:
         if not self.data:
             raise ValueError("data is empty; it must name what to analyze")
         if self.device is None:
-            found = torch.accelerator.current_accelerator()
+            # Without the check it names what PyTorch was built for, also where there is none.
+            found = torch.accelerator.current_accelerator(check_available=True)
             self.device = "cpu" if found is None else found.type
         self._check_numbers()
         require_one_of("position_method", self.position_method, SAMPLERS)

@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from itertools import zip_longest
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -33,6 +32,7 @@ from lrk.recipe.prepared import (
     sha256_of,
 )
 from lrk.recipe.samples import document_lengths
+from lrk.versions import installed_version
 
 Columns = Mapping[str, list[Any]]
 # Makes the columns of a shard, some documents at a time, from what describes it.
@@ -75,7 +75,8 @@ def shard_path(folder: Path, number: int) -> Path:
 def versions() -> dict[str, str]:
     """What token ids and files may depend on."""
     packages = ("lrk", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    found = {name: installed_version(name) or "not installed" for name in packages}
+    return {"python": platform.python_version(), **found}
 
 
 def begin(folder: Path, manifest: Manifest) -> Manifest:

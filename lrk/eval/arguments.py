@@ -128,7 +128,8 @@ class EvalArguments:
         if not self.tasks and not self.lm_eval_tasks:
             raise ValueError(f"tasks is empty; it must name some of {', '.join(ALL_TASKS)}")
         if self.device is None:
-            found = torch.accelerator.current_accelerator()
+            # Without the check it names what PyTorch was built for, also where there is none.
+            found = torch.accelerator.current_accelerator(check_available=True)
             self.device = "cpu" if found is None else found.type
         for name in ("tasks", "lengths", "depths", "lm_eval_tasks"):
             setattr(self, name, list(dict.fromkeys(getattr(self, name))))
