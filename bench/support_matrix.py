@@ -1,26 +1,43 @@
 """What works with which model and release of transformers, from the reports of the tests.
 
-    python -m pytest tests/hf --junitxml outputs/hf.xml
-    python -m bench.support_matrix outputs/hf.xml [OTHER.xml ...] > docs/support.md
+    python -m pytest --numprocesses 2 --junitxml outputs/default.xml
+    python -m bench.support_matrix outputs/default.xml [OTHER.xml ...] > docs/support.md
 
-Each report comes from an environment with another release. A test takes part by its marker
-`support(feature)`; tests/hf/conftest.py writes feature, model and release into the report.
+Each report comes from another environment. A test takes part by its marker `support(feature)`;
+tests/hf/conftest.py writes feature, model and versions into the report.
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
 Outcomes = dict[tuple[str, str, str], str]  # of (feature, model, release)
+Rows = list[list[str]]
+PACKAGES = ("torch", "triton", "transformers", "accelerate", "peft", "datasets", "numpy")
 
 PREAMBLE = """\
 # What works where
 
-Made by `python -m bench.support_matrix` from the reports of `tests/hf` under transformers
-{releases}: float32 on a CPU, tiny models with random weights. A cell is *yes* where
-every test of its row passed under all of these releases: the patched model gave the tokens, logits,
-loss or gradients of the stock one, or of itself without what the row is about. "-" means that no
-test looks.
+Made by `python -m bench.support_matrix` from the reports of the tests in these environments:
+
+{stacks}
+
+The lower ends of the ranges in `pyproject.toml`, their upper ends and what machines with a GPU have
+are among them: `make test`, `make test-oldest`, `make test-gpu-stack` and `make test-newest` make
+and test these environments again, the first three from the versions in `constraints/`.
+`python -m lrk.env` says what of an installation lies outside of the ranges, and whether generation
+is right in it.
+
+A release of transformers whose modules take arguments by other names is refused: `lrk.patch` raises
+one sentence that names class, argument and release, and patches nothing.
+
+## Features
+
+Of `tests/hf`, under transformers {releases}: float32 on a CPU, tiny models with random weights. A
+cell is *yes* where every test of its row passed under all of these releases: the patched model gave
+the tokens, logits, loss or gradients of the stock one, or of itself without what the row is about.
+"-" means that no test looks.
 """
 
 NOT_COVERED = """\
@@ -50,8 +67,36 @@ def read(reports: list[str]) -> Outcomes:
     return outcomes
 
 
-def table(outcomes: Outcomes) -> str:
-    """Markdown: a row for each feature, a column for each model."""
+def stacks(reports: list[str]) -> Rows:
+    """By report, the versions in its environment, and how its tests ended."""
+    rows = []
+    for report in reports:
+        versions: dict[str | None, str] = {}
+        ended: Counter[str] = Counter()
+        for case in ElementTree.parse(report).iter("testcase"):
+            tags = {child.tag for child in case}
+            ended["failed" if tags & {"failure", "error"} else "".join(tags & {"skipped"})] += 1
+            versions |= {each.get("name"): each.get("value", "") for each in case.iter("property")}
+        counts = [str(ended[outcome]) for outcome in ("", "failed", "skipped")]
+        rows.append([versions.get(name, "?") for name in ("Python", *PACKAGES)] + counts)
+    return [["Python", *PACKAGES, "passed", "failed", "skipped"], *rows]
+
+
+def document(reports: list[str], outcomes: Outcomes) -> str:
+    """The whole of docs/support.md."""
+    releases = sorted({release for _, _, release in outcomes})
+    preamble = PREAMBLE.format(stacks=markdown(stacks(reports)), releases=" and ".join(releases))
+    return f"{preamble}\n{markdown(table(outcomes))}\n\n{NOT_COVERED}"
+
+
+def markdown(rows: Rows) -> str:
+    """A table; the first row is its head."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
+
+
+def table(outcomes: Outcomes) -> Rows:
+    """A row for each feature, a column for each model."""
     features, models, releases = (list(dict.fromkeys(part)) for part in zip(*outcomes, strict=True))
     models.sort()
 
@@ -61,11 +106,8 @@ def table(outcomes: Outcomes) -> str:
             return found[releases[0]]
         return ", ".join(f"{outcome} ({release})" for release, outcome in found.items())
 
-    rows = [["", *models], ["---"] * (len(models) + 1)]
-    rows += [[feature, *(cell(feature, model) for model in models)] for feature in features]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    preamble = PREAMBLE.format(releases=" and ".join(sorted(releases)))
-    return f"{preamble}\n{lines}\n\n{NOT_COVERED}"
+    rows = [[feature, *(cell(feature, model) for model in models)] for feature in features]
+    return [["", *models], *rows]
 
 
 def main() -> None:
@@ -76,7 +118,7 @@ def main() -> None:
     outcomes = read(reports)
     if not outcomes:
         sys.exit(f"no test in {', '.join(reports)} carries the marker support")
-    print(table(outcomes), end="")
+    print(document(reports, outcomes), end="")
 
 
 if __name__ == "__main__":

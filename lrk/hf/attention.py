@@ -90,21 +90,11 @@ def lrk_attention(
         raise ValueError(
             f"attention_dropout is {dropout}; the lrk attention has none: set it to 0 in the config"
         )
-    if attention_mask is not None:
-        if not is_document_boundaries(attention_mask):
-            raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)} and dtype "
-                f"{attention_mask.dtype}; the lrk attention takes a (batch, length) padding mask, "
-                "and cu_seq_lens_q for packed documents"
-            )
-        if cu_seq_lens_q is not None:
-            raise ValueError(
-                "attention_mask has padding and cu_seq_lens_q packs documents; give one of them: "
-                "padding is a document too"
-            )
-        cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
     if attention_temperature <= 0:
         raise ValueError(f"attention_temperature is {attention_temperature}; it must be positive")
+    if attention_mask is not None:
+        _check_mask(attention_mask, cu_seq_lens_q)
+        cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
     if seq_idx is not None and cu_seq_lens_q is None:
         raise ValueError("seq_idx packs documents; give their boundaries as cu_seq_lens_q too")
     if cu_seq_lens_q is None and position_ids is not None and not positions_are_checked:
@@ -148,6 +138,20 @@ def check_arguments(kwargs: Mapping[str, Any], known: Collection[str] = ()) -> N
         )
 
 
+def _check_mask(attention_mask: Tensor, cu_seq_lens_q: Tensor | None) -> None:
+    if not is_document_boundaries(attention_mask):
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)} and dtype "
+            f"{attention_mask.dtype}; the lrk attention takes a (batch, length) padding mask, "
+            "and cu_seq_lens_q for packed documents"
+        )
+    if cu_seq_lens_q is not None:
+        raise ValueError(
+            "attention_mask has padding and cu_seq_lens_q packs documents; give one of them: "
+            "padding is a document too"
+        )
+
+
 def _without_restarts(
     module: Any, position_ids: Tensor, query: Tensor, key: Tensor
 ) -> Tensor | None:
@@ -171,7 +175,8 @@ def _check_window(module: Any, k_length: int) -> None:
     if not window or k_length <= window:
         return
     layer_types = getattr(config, "layer_types", None)
-    if layer_types is None or layer_types[module.layer_idx] == "sliding_attention":
+    layer_idx = getattr(module, "layer_idx", None)
+    if layer_types is None or layer_idx is None or layer_types[layer_idx] == "sliding_attention":
         raise ValueError(
             f"config.sliding_window is {window}, but {type(module).__name__} does not hand it to "
             "its attention function, so the lrk attention would ignore it: use another "

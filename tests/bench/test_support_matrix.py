@@ -1,8 +1,9 @@
-from bench.support_matrix import read, table
+from bench.support_matrix import document, read
 
 CASE = """<testcase name="{feature}{model}"><properties>
 <property name="feature" value="{feature}"/><property name="model" value="{model}"/>
-<property name="transformers" value="{release}"/></properties>{outcome}</testcase>"""
+<property name="transformers" value="{release}"/>
+<property name="torch" value="2.{release}"/></properties>{outcome}</testcase>"""
 
 
 def report(path, release, *cases):
@@ -31,8 +32,10 @@ def test_the_worst_outcome_of_a_cell_is_shown(tmp_path):
         ("cache", "qwen2", "<skipped/>"),
         ("beam", "llama", ""),
     )
-    lines = table(read([old, new])).splitlines()
+    lines = document([old, new], read([old, new])).splitlines()
     assert "|  | llama | qwen2 |" in lines
     assert "| cache | fails (5.10), yes (5.23) | - (5.10), not run (5.23) |" in lines
     assert "| beam | yes | - |" in lines
     assert any("5.10 and 5.23" in line for line in lines)
+    assert "| ? | 2.5.10 | ? | 5.10 | ? | ? | ? | ? | 3 | 1 | 0 |" in lines
+    assert "| ? | 2.5.23 | ? | 5.23 | ? | ? | ? | ? | 3 | 0 | 1 |" in lines

@@ -1,9 +1,9 @@
 import copy
+import platform
 from collections.abc import Callable
 
 import pytest
 import torch
-import transformers
 from torch import nn
 from transformers import LlamaConfig, MistralConfig, PreTrainedModel, Qwen2Config
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRotaryEmbedding
@@ -12,6 +12,9 @@ from transformers.models.mistral.modeling_mistral import (
     MistralRotaryEmbedding,
 )
 from transformers.models.qwen2.modeling_qwen2 import Qwen2ForCausalLM
+
+from bench.support_matrix import PACKAGES
+from lrk.versions import installed_version
 
 VOCABULARY = 61
 SHAPE = {
@@ -28,6 +31,11 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": None,
 }
+# What the support matrix says of the environment that a report comes from.
+STACK = [
+    ("Python", platform.python_version()),
+    *((name, str(installed_version(name))) for name in PACKAGES),
+]
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, head_dim=8, sliding_window=None)),
@@ -56,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.user_properties += [
                 ("feature", marker.args[0]),
                 ("model", model or "llama"),
-                ("transformers", transformers.__version__),
+                *STACK,
             ]
 
 

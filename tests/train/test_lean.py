@@ -58,7 +58,8 @@ def test_layers_save_on_the_host(arguments, monkeypatch):
     pack = HostCopies._pack
 
     def counted(self, tensor):
-        packed.append(tensor.shape)
+        if tensor.numel():  # before PyTorch 2.13 a checkpoint saves an empty tensor too
+            packed.append(tensor.shape)
         return pack(self, tensor)
 
     monkeypatch.setattr(HostCopies, "_pack", counted)
