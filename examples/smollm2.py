@@ -7,13 +7,9 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GgufConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from lrk.pretrained import load_auto, load_weights
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -24,15 +20,9 @@ def load_smollm2() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     Raises:
         ModuleNotFoundError: if the package is not installed.
     """
-    folder = _package_folder()
-    # Without `dequantize`, transformers would not train or save the model.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=GGUF_FILE,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    return model, AutoTokenizer.from_pretrained(folder, gguf_file=GGUF_FILE)
+    folder = str(_package_folder())
+    model = load_weights("model", folder, GGUF_FILE, dtype=torch.float32)
+    return model, load_auto(AutoTokenizer, "tokenizer", folder, GGUF_FILE)
 
 
 def _package_folder() -> Path:

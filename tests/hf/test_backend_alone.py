@@ -15,6 +15,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.models.t5 import modeling_t5
 
 import lrk
 
@@ -173,9 +174,13 @@ def test_what_the_backend_has_not_is_refused(model_type, settings, sentence):
 def test_a_bias_by_position_is_refused():
     torch.manual_seed(0)
     config = T5Config(vocab_size=VOCABULARY, d_model=64, num_layers=2, d_kv=16, num_heads=4)
-    model = on("lrk", T5ForConditionalGeneration(config).eval())
+    model = T5ForConditionalGeneration(config).eval()
+    inputs = {"input_ids": TOKENS, "decoder_input_ids": DECODED}
+    if not hasattr(modeling_t5, "ALL_ATTENTION_FUNCTIONS"):
+        assert_as_eager(model, **inputs)  # older releases attend by themselves, whatever is asked
+        return
     with pytest.raises(ValueError, match="position_bias reached the lrk attention"):
-        model(input_ids=TOKENS, decoder_input_ids=DECODED)
+        on("lrk", model)(**inputs)
 
 
 @torch.no_grad()
