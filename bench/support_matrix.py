@@ -42,7 +42,9 @@ the tokens, logits, loss or gradients of the stock one, or of itself without wha
 
 NOT_COVERED = """\
 QLoRA is bitsandbytes' NF4 with quantised scales and a LoRA adapter. On a CPU bitsandbytes computes
-in PyTorch, so its layers and gradients were run, its CUDA kernels were not.
+in PyTorch, so its layers and gradients were run, its CUDA kernels were not. Where the processor has
+AVX512-BF16, bitsandbytes 0.50 rewrites its layers at an evaluation and passes no gradients through
+them afterwards, patched or not; `lrk-train` prevents that.
 
 No test looks at several processes (FSDP, DeepSpeed, tensor parallelism), CUDA graphs, or a model
 spread over several devices. Where the `lm_head` has an adapter or is offloaded, the loss without

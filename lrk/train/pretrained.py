@@ -16,7 +16,7 @@ from transformers import (
 from lrk.hf import SUPPORTED
 from lrk.hf.architectures import architecture_of_type
 from lrk.hf.patch import check_release
-from lrk.memory.four_bits import nf4
+from lrk.memory.four_bits import forbid_repacking, nf4
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.extension import check_extensible
@@ -64,7 +64,9 @@ def load_model(arguments: LrkTrainingArguments) -> PreTrainedModel:
     options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.load_in_4bit:
         options["quantization_config"] = nf4(_dtype_of_products(arguments))
-    return load_weights(_ARGUMENT, _name(arguments), arguments.gguf_file, **options)
+    model = load_weights(_ARGUMENT, _name(arguments), arguments.gguf_file, **options)
+    forbid_repacking(model)
+    return model
 
 
 def _dtype_of_products(arguments: LrkTrainingArguments) -> torch.dtype:

@@ -1,6 +1,7 @@
 import copy
 import platform
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -37,14 +38,16 @@ STACK = [
     *((name, str(installed_version(name))) for name in PACKAGES),
 ]
 MODELS = {
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, head_dim=8, sliding_window=None)),
-    "mistral with a window": lambda: MistralForCausalLM(
-        MistralConfig(**SHAPE, head_dim=8, sliding_window=7)
+    "llama": lambda shape: LlamaForCausalLM(LlamaConfig(**shape)),
+    "mistral": lambda shape: MistralForCausalLM(
+        MistralConfig(**shape, head_dim=8, sliding_window=None)
     ),
-    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
-    "qwen2 with windows in some layers": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=7, max_window_layers=1)
+    "mistral with a window": lambda shape: MistralForCausalLM(
+        MistralConfig(**shape, head_dim=8, sliding_window=7)
+    ),
+    "qwen2": lambda shape: Qwen2ForCausalLM(Qwen2Config(**shape)),
+    "qwen2 with windows in some layers": lambda shape: Qwen2ForCausalLM(
+        Qwen2Config(**shape, use_sliding_window=True, sliding_window=7, max_window_layers=1)
     ),
 }
 
@@ -68,17 +71,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             ]
 
 
+@pytest.fixture
+def shape() -> dict[str, Any]:
+    """Of the stock models."""
+    return SHAPE
+
+
 @pytest.fixture(params=sorted(MODELS))
-def stock(request) -> PreTrainedModel:
+def stock(request, shape) -> PreTrainedModel:
     """A tiny model of transformers with random weights, float32, in training mode."""
     torch.manual_seed(0)
-    return MODELS[request.param]().train()
+    return MODELS[request.param](shape).train()
 
 
 @pytest.fixture
-def llama() -> PreTrainedModel:
+def llama(shape) -> PreTrainedModel:
     torch.manual_seed(0)
-    return MODELS["llama"]().train()
+    return MODELS["llama"](shape).train()
 
 
 @pytest.fixture

@@ -18,6 +18,15 @@ SKIPPED = torch.tensor([[0, 1, 2, 3, 50, 51, 52, 53, 90, 91, 92, 93]])
 
 
 @pytest.fixture
+def shape(shape):
+    """Widths as real models have, multiples of 64.
+
+    Where a processor has AVX512-BF16, bitsandbytes takes no others for products without gradients.
+    """
+    return shape | {"hidden_size": 64, "num_attention_heads": 8, "num_key_value_heads": 4}
+
+
+@pytest.fixture
 def in_4_bits(tmp_path):
     """Load a stock model again as the paper of QLoRA has it: NF4, scales quantised too."""
 
@@ -111,7 +120,9 @@ def test_saved_adapters_fit_the_stock_model(llama, in_4_bits, tmp_path):
     model = adapted(lrk.patch(in_4_bits(llama))).eval()
     model.save_pretrained(tmp_path / "adapter")
     again = peft.PeftModel.from_pretrained(in_4_bits(llama), tmp_path / "adapter").eval()
-    torch.testing.assert_close(again(INPUT_IDS).logits, model(INPUT_IDS).logits)
+    # Only one of them is frozen, and some processors have other products where there are gradients.
+    with torch.no_grad():
+        torch.testing.assert_close(again(INPUT_IDS).logits, model(INPUT_IDS).logits)
 
 
 def test_a_patched_model_is_dequantised(llama, in_4_bits):

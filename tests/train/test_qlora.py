@@ -74,6 +74,23 @@ def test_matrices_are_multiplied_as_they_were_stored(
     assert {layer.compute_dtype for layer in layers} == {products}
 
 
+def test_an_evaluation_leaves_the_layers_as_they_are(arguments, corpus, monkeypatch):
+    """Also where the processor has AVX512-BF16, or seems to: bitsandbytes would rewrite them."""
+    monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: True)
+    options = QLORA | {"lora_dropout": 0.0, "eval_data": [str(corpus / "held_out")]}
+    trainer = set_up(arguments(**options))
+    tokens = torch.arange(12)[None]
+
+    def gradients():
+        trainer.model.train().zero_grad()
+        trainer.model(tokens, labels=tokens).loss.backward()
+        return {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+    before = gradients()
+    trainer.evaluate()
+    torch.testing.assert_close(gradients(), before, rtol=0, atol=0)
+
+
 def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path):
     options = {**QLORA, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
     train(arguments(**options, output_dir=str(tmp_path / "straight")))

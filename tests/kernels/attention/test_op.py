@@ -5,7 +5,7 @@ import torch
 from torch.library import opcheck
 from torch.testing import assert_close
 
-from lrk.kernels.attention import attention, attention_triton, op
+from lrk.kernels.attention import attention, attention_reference, attention_triton, op
 
 BOTH = pytest.mark.parametrize("function", [attention, attention_triton])
 ENDS = torch.tensor([0, 5, 5, 20, 40], dtype=torch.int32)
@@ -97,6 +97,21 @@ def test_lse_of_a_call_without_gradients(function, device):
     assert not out.requires_grad
     assert lse.dtype == torch.float32
     assert lse.shape == (2, 4, 20)
+
+
+@BOTH
+def test_scores_beyond_the_range_of_exp(function, device):
+    """Scores of up to 500 overflow `exp` and round to 3e-5; only differences may enter it."""
+    inputs = _inputs(device)
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    results = []
+    for f, tensors in ((function, inputs), (attention_reference, exact)):
+        out, lse = f(*tensors, scale=20.0, return_lse=True)
+        gradients = torch.autograd.grad(out.square().sum() + lse.sum(), tensors)
+        results.append((out, lse, *gradients))
+    assert 300 < results[1][1].abs().max() < 1000
+    for ours, truth in zip(*results, strict=True):
+        assert (ours - truth).abs().max() < 1e-3 * truth.abs().max()
 
 
 def test_only_what_needs_a_gradient_gets_one(device):
