@@ -1,12 +1,14 @@
 """How the kernels are cut into tiles on each architecture.
 
-A tile that fits keeps its accumulators in registers. The table was made by compiling: its entries
-use no stack, which `tests/kernels/attention/test_compile.py` checks, and are the largest tried that
-do not. They were never timed against each other on a GPU.
+A tile that fits keeps its accumulators in registers. The tables were made by compiling with Triton
+3.6 to 3.9: the tiles use no stack, which `tests/kernels/attention/test_compile.py` checks, and are
+the largest tried that do not, or those with the fewest instructions per score. They were never
+timed against each other on a GPU.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import triton
 from torch import Tensor
 
 from .mask import Mask
@@ -41,11 +43,34 @@ _TABLE = {
     ("gfx9", KEY_GRADIENT): (Tiles(64, 64, 4, 1), Tiles(32, 64, 4, 1), Tiles(16, 32, 4, 1)),
 }
 _FLOAT32 = {
-    # Products in full float32 run outside the tensor cores and need many registers.
+    # Products in full float32 run outside the tensor cores and need many registers: at head
+    # dimension 256 the forward and dq spill on sm_90 and sm_100 with every tile tried.
     FORWARD: (Tiles(32, 32, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
-    QUERY_GRADIENT: (Tiles(32, 16, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
+    QUERY_GRADIENT: (Tiles(32, 16, 8, 1), Tiles(16, 16, 8, 2), Tiles(16, 16, 8, 2)),
     KEY_GRADIENT: (Tiles(16, 32, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
 }
+
+_OTHERWISE: dict[tuple[int, int], dict[tuple[Any, ...], Tiles]] = {
+    # Releases of Triton, and the ptxas in them, allot registers in their own ways. Where one would
+    # spill with the tile above it takes this one: the fewest instructions per score without stack.
+    (3, 6): {
+        ("sm_80", KEY_GRADIENT, 64): Tiles(32, 128, 8, 1),
+        ("sm_90", KEY_GRADIENT, 128): Tiles(32, 128, 8, 2),
+        ("sm_100", FORWARD, 64): Tiles(128, 64, 4, 1),
+        ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 4, 1),
+    },
+    (3, 7): {
+        ("sm_80", QUERY_GRADIENT, 128, "window"): Tiles(64, 64, 8, 2),
+        ("sm_90", KEY_GRADIENT, 128, "window"): Tiles(32, 128, 8, 2),
+    },
+    (3, 8): {
+        ("sm_90", KEY_GRADIENT, 128, "window"): Tiles(32, 128, 8, 2),
+        ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 4, 1),
+        ("sm_100", KEY_GRADIENT, 128, "float32"): Tiles(16, 16, 8, 2),
+    },
+}
+_MAJOR, _MINOR, *_ = triton.__version__.split(".")
+_IN_THIS_TRITON = _OTHERWISE.get(max((int(_MAJOR), int(_MINOR)), min(_OTHERWISE)), {})
 
 
 def choose(
@@ -61,9 +86,13 @@ def choose(
         described: whether the tiles in the loop come through tensor descriptors.
     """
     column = next(i for i, largest in enumerate(_HEAD_DIMS) if q.shape[3] <= largest)
-    if q.element_size() == 4:
-        return _FLOAT32[kernel][column]
     where = _family(arch), kernel, _HEAD_DIMS[column]
+    if q.element_size() == 4:
+        return _IN_THIS_TRITON.get((*where, "float32"), _FLOAT32[kernel][column])
+    windowed = (*where, "window") if mask.window is not None else where
+    for key in (windowed, where):
+        if key in _IN_THIS_TRITON:
+            return _IN_THIS_TRITON[key]
     if where == ("sm_90", KEY_GRADIENT, 128) and (softcap is not None or not described):
         return Tiles(32, 128, 8, 2)
     if where == ("sm_80", QUERY_GRADIENT, 128) and mask.window_position_ids is not None:

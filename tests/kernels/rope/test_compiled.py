@@ -1,4 +1,7 @@
-"""Machine code of the kernel, compiled without a GPU: a regression here is slow, not wrong."""
+"""Machine code of the kernel, compiled without a GPU: a regression here is slow, not wrong.
+
+Run with Triton 3.6.0, 3.7.1, 3.8.0 and 3.9.0.
+"""
 
 import json
 import os
