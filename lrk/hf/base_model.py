@@ -51,7 +51,7 @@ class LrkBaseModel:
                 mask = next(iter(mask.values()))
             position_ids = checked_positions(
                 position_ids,
-                tuple(tokens.shape[:2]),
+                (tokens.shape[0], tokens.shape[1]),
                 self.config._attn_implementation,
                 mask,
                 kwargs.get("cu_seq_lens_q"),

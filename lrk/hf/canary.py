@@ -21,8 +21,9 @@ PROMPT, GENERATED = 12, 12
 TOLERANCE = 1e-3
 """Of the largest logit. Float32 gives some 1e-6, a lost key a few tenths."""
 
-_SHAPE = {
-    "vocab_size": 61,
+_VOCABULARY = 61
+_SHAPE: dict[str, Any] = {
+    "vocab_size": _VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -45,8 +46,9 @@ def generation_fault(model_type: str, device: torch.device) -> str | None:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        stock = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **_SHAPE))
-        prompt = torch.randint(2, _SHAPE["vocab_size"], (2, PROMPT))
+        config = AutoConfig.for_model(model_type, **_SHAPE)
+        stock: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        prompt = torch.randint(2, _VOCABULARY, (2, PROMPT))
     stock = stock.eval().to(device)
     prompt = prompt.to(device)
     expected_tokens, expected_logits = _generate(stock, prompt, use_cache=False)
@@ -68,7 +70,8 @@ def generation_fault(model_type: str, device: torch.device) -> str | None:
 
 def _generate(model: PreTrainedModel, prompt: Tensor, use_cache: bool) -> tuple[Tensor, Tensor]:
     """(B, PROMPT + GENERATED) tokens, and (B, GENERATED, V) logits."""
-    output: Any = model.generate(
+    generate: Any = model.generate
+    output = generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=GENERATED,

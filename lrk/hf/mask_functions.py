@@ -19,7 +19,7 @@ _SAID_TO_THE_ATTENTION = {
     "sliding_window_overlay",  # as sliding_window
     "sliding_window_bidirectional_overlay",  # likewise, where a window without causality is refused
     # Guessed from positions: those that skip are of one document, those that start again are
-    # refused by `lrk.hf.positions`.
+    # refused by `lrk_attention`.
     "packed_sequence_mask_function",
 }
 _COMPOSING = {"and_masks", "remap_positions_for_packed_sequence"}

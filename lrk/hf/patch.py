@@ -113,7 +113,7 @@ def check_release(stock: Architecture) -> None:
 
 def _mixins_for(
     stock: Architecture, rope: bool, cross_entropy: bool, tiles: bool
-) -> dict[type[Any], type[Any]]:
+) -> dict[type[Any], Any]:
     """By stock class, what `patch` puts in front of it."""
     mixins: dict[type[Any], Any] = {stock.base_model: LrkBaseModel}
     if rope:
@@ -126,7 +126,7 @@ def _mixins_for(
 
 
 def _classes_for(
-    model: nn.Module, stock: Architecture, mixins: dict[type[Any], type[Any]]
+    model: nn.Module, stock: Architecture, mixins: dict[type[Any], Any]
 ) -> list[tuple[nn.Module, type[Any]]]:
     """The modules to patch and what each becomes. Changes nothing."""
     classes: list[tuple[nn.Module, type[Any]]] = []
