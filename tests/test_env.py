@@ -65,13 +65,19 @@ def test_the_commit_is_that_of_lrk_and_nothing_elses(tmp_path, monkeypatch):
 
 def test_generation_of_every_model_type_is_compared(capsys, monkeypatch):
     monkeypatch.setattr(env, "self_test", lambda: iter(()))
-    fault = {"mistral": "patched: logits differ"}
-    monkeypatch.setattr(env, "generation_fault", lambda kind, device: fault.get(kind))
+
+    def fault(model_type, device):
+        if model_type == "qwen2":
+            raise ValueError("takes kv")
+        return "patched: logits differ" if model_type == "mistral" else None
+
+    monkeypatch.setattr(env, "generation_fault", fault)
     assert env.main() == 1
     lines = capsys.readouterr().out.splitlines()
     assert "generation, llama, cpu" in "\n".join(lines)
     assert any(line.endswith("wrong: patched: logits differ") for line in lines)
-    assert lines[-1].startswith("1 wrong")
+    assert any(line.endswith("wrong: ValueError: takes kv") for line in lines)
+    assert lines[-1].startswith("2 wrong")
 
 
 def test_versions_outside_of_the_tested_range_are_marked(capsys, monkeypatch):
