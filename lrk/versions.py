@@ -38,6 +38,12 @@ def installed_version(package: str) -> str | None:
         import torch
 
         return str(torch.__version__)
+    if package == "triton":  # whose builds bear several names as packages
+        try:
+            import triton
+        except ImportError:
+            return None
+        return str(triton.__version__)
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -45,15 +51,23 @@ def installed_version(package: str) -> str | None:
 
 
 def tested_ranges() -> dict[str, SpecifierSet]:
-    """Of Python, and by package; those of the extras too, but not of what develops lrk."""
+    """Of Python, and by package; those of the extras too, but not of what develops lrk.
+
+    Empty where lrk is neither installed nor in its checkout.
+    """
+    project = {}
     if _PROJECT.is_file():
-        project = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]
+        project = tomllib.loads(_PROJECT.read_text(encoding="utf-8")).get("project", {})
+    if project.get("name") == "lrk":
         extras = {**project["optional-dependencies"], "dev": []}
         lines = sum(extras.values(), project["dependencies"])
         python = project["requires-python"]
     else:
-        lines = [x for x in metadata.requires("lrk") or [] if 'extra == "dev"' not in x]
-        python = metadata.metadata("lrk")["Requires-Python"]
+        try:
+            lines = [x for x in metadata.requires("lrk") or [] if 'extra == "dev"' not in x]
+            python = metadata.metadata("lrk")["Requires-Python"]
+        except metadata.PackageNotFoundError:
+            return {}
     required = [Requirement(line) for line in lines]
     ranges = {each.name.lower(): each.specifier for each in required if each.specifier}
     return {"python": SpecifierSet(python), **ranges}

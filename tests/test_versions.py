@@ -46,6 +46,18 @@ def test_an_installed_lrk_knows_the_same(monkeypatch):
     assert versions.tested_ranges() == of_the_checkout
 
 
+def test_a_project_file_of_others_says_nothing(monkeypatch, tmp_path):
+    """Some packages leave one in site-packages, beside an installed lrk."""
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+    monkeypatch.setattr(versions, "_PROJECT", tmp_path / "pyproject.toml")
+
+    def requires(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "requires", requires)
+    assert versions.tested_ranges() == outside_tested_ranges() == {}
+
+
 @pytest.mark.parametrize("version", ["5.9.0", "6.1.0", "5.99.0.dev0"])
 def test_what_was_not_tested_is_named(monkeypatch, version):
     stock = installed_version

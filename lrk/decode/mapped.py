@@ -16,11 +16,13 @@ from lrk.decode.attention import mapped_attention
 from lrk.decode.documents import Document, check_contiguous, documents
 from lrk.decode.position_maps import DualChunk, PositionMap, SelfExtend, String
 from lrk.decode.swapped import swapped
-from lrk.hf.attention import BACKEND, check_arguments
-from lrk.hf.cache_name import either_cache_name
+from lrk.hf.attention import BACKEND, check_arguments, check_seq_idx, warn_of_weights
+from lrk.hf.cache_name import either_cache_name, update
 from lrk.hf.rope import LrkAttention, PositionEmbeddings
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_LOOKED_AT = ("position_ids", "positions_are_checked", "seq_idx", "is_causal", "output_attentions")
 
 
 @contextmanager
@@ -97,14 +99,19 @@ class MappedAttention(LrkAttention):
     ) -> tuple[Tensor, None]:
         """As `LrkAttention.forward`; the cache keeps keys before their rotation."""
         # Positions come with `position_embeddings` too, and `_Decoding` checks those.
-        check_arguments(kwargs, known=("position_ids", "positions_are_checked"))
+        check_arguments(kwargs, known=_LOOKED_AT)
+        check_seq_idx(kwargs.get("seq_idx"), cu_seq_lens_q)
+        if kwargs.get("is_causal") is False:
+            raise ValueError("is_causal is False; a decoding method reads from left to right")
+        if kwargs.get("output_attentions"):
+            warn_of_weights()
         batch, length, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
+            key, value = update(cache, key, value, self.layer_idx, kwargs)
         position_ids, increments, attention_scaling = position_embeddings
         found = self._lrk_decoding.documents(
             position_ids,

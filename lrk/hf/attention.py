@@ -30,14 +30,17 @@ POSITIONS_RESTART = (
 
 # What models hand through to every attention, and what says nothing of who sees whom: of the
 # forward pass, its outputs and its loss; the longest document, which boundaries say as well; that
-# gradients be deterministic, as they are.
+# gradients be deterministic, as they are; what tokenizers say of tokens (where a model masks by it,
+# that comes as a mask function).
 _WITHOUT_EFFECT = frozenset(
     (
         *("use_cache", "return_dict", "output_hidden_states", "output_router_logits"),
         *("labels", "shift_labels", "num_items_in_batch", "ignore_index", "logits_to_keep"),
         *("max_length_q", "max_length_k", "deterministic"),
+        *("token_type_ids", "mm_token_type_ids", "special_tokens_mask"),
     )
 )
+_SEEN = "_lrk_seen_at_version"
 _logger = logging.get_logger(__name__)
 
 
@@ -70,7 +73,7 @@ def lrk_attention(
         attention_temperature: positive; the scores are divided by it before the softmax. Above 1 a
             query spreads its attention, as it does among more keys: see docs/proof.md.
         position_ids: (B or 1, Sq), in which a window counts; without boundaries they must not start
-            again inside a row, which the first layer checks unless `positions_are_checked`.
+            again inside a row, which is looked at unless `positions_are_checked`.
         seq_idx: the documents of packed tokens once more; it needs `cu_seq_lens_q` beside it.
         kwargs: what models hand through to every attention.
 
@@ -85,7 +88,7 @@ def lrk_attention(
     """
     check_arguments(kwargs)
     if output_attentions:
-        _logger.warning_once("the lrk attention forms no weights: output_attentions gives None")
+        warn_of_weights()
     if dropout:
         raise ValueError(
             f"attention_dropout is {dropout}; the lrk attention has none: set it to 0 in the config"
@@ -95,10 +98,9 @@ def lrk_attention(
     if attention_mask is not None:
         _check_mask(attention_mask, cu_seq_lens_q)
         cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
-    if seq_idx is not None and cu_seq_lens_q is None:
-        raise ValueError("seq_idx packs documents; give their boundaries as cu_seq_lens_q too")
+    check_seq_idx(seq_idx, cu_seq_lens_q)
     if cu_seq_lens_q is None and position_ids is not None and not positions_are_checked:
-        cu_seq_lens_q = _without_restarts(module, position_ids, query, key)
+        cu_seq_lens_q = _without_restarts(position_ids, query, key)
     if sliding_window is None:
         _check_window(module, key.shape[2])
     if scaling is None:
@@ -138,6 +140,17 @@ def check_arguments(kwargs: Mapping[str, Any], known: Collection[str] = ()) -> N
         )
 
 
+def warn_of_weights() -> None:
+    """Say, once, that `output_attentions` gives None."""
+    _logger.warning_once("the lrk attention forms no weights: output_attentions gives None")
+
+
+def check_seq_idx(seq_idx: Tensor | None, cu_seq_lens_q: Tensor | None) -> None:
+    """Raise `ValueError` for documents that `seq_idx` alone tells."""
+    if seq_idx is not None and cu_seq_lens_q is None:
+        raise ValueError("seq_idx packs documents; give their boundaries as cu_seq_lens_q too")
+
+
 def _check_mask(attention_mask: Tensor, cu_seq_lens_q: Tensor | None) -> None:
     if not is_document_boundaries(attention_mask):
         raise ValueError(
@@ -152,20 +165,24 @@ def _check_mask(attention_mask: Tensor, cu_seq_lens_q: Tensor | None) -> None:
         )
 
 
-def _without_restarts(
-    module: Any, position_ids: Tensor, query: Tensor, key: Tensor
-) -> Tensor | None:
+def _without_restarts(position_ids: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
     """`ValueError` if positions say that a row packs documents; else None, or what amounts to it.
 
-    All layers have the same positions, so the first one looks. A result that is not used would be
-    dropped from a compiled graph: there the boundaries say that a row is a document.
+    All layers are given the very same tensor, so the first that attends looks, and notes it there.
+    A result that is not used would be dropped from a compiled graph: in one, each layer is told by
+    boundaries that a row is a document.
     """
-    first = getattr(module, "layer_idx", None) in (None, 0)
     length = query.shape[2]
-    if not first or position_ids.shape[1:] != (length,) or key.shape[2] != length or length == 1:
+    if position_ids.shape[1:] != (length,) or key.shape[2] != length or length == 1:
         return None
-    rows = _boundaries_of_rows(position_ids, query.shape[0])
-    return rows if torch.compiler.is_compiling() else None
+    if torch.compiler.is_compiling():
+        return _boundaries_of_rows(position_ids, query.shape[0])
+    # Tensors of inference mode do not count how often they were written to.
+    version = None if position_ids.is_inference() else position_ids._version
+    if version is None or getattr(position_ids, _SEEN, None) != version:
+        _boundaries_of_rows(position_ids, query.shape[0])
+        setattr(position_ids, _SEEN, version)
+    return None
 
 
 def _check_window(module: Any, k_length: int) -> None:
@@ -174,9 +191,8 @@ def _check_window(module: Any, k_length: int) -> None:
     window = getattr(config, "sliding_window", None)
     if not window or k_length <= window:
         return
-    layer_types = getattr(config, "layer_types", None)
-    layer_idx = getattr(module, "layer_idx", None)
-    if layer_types is None or layer_idx is None or layer_types[layer_idx] == "sliding_attention":
+    layer_types: dict[Any, str] = dict(enumerate(getattr(config, "layer_types", None) or ()))
+    if layer_types.get(getattr(module, "layer_idx", None)) in (None, "sliding_attention"):
         raise ValueError(
             f"config.sliding_window is {window}, but {type(module).__name__} does not hand it to "
             "its attention function, so the lrk attention would ignore it: use another "

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from transformers import Cache
 from transformers.models.llama.modeling_llama import LlamaAttention
 
@@ -28,6 +29,18 @@ def cache_of(output: Any) -> Cache | None:
     return getattr(output, CACHE_NAME)
 
 
+def update(
+    cache: Cache, key: Tensor, value: Tensor, layer_idx: int, kwargs: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """All keys and values of a layer, the new ones added, as the stock attention does it.
+
+    Releases with the new name also tell the cache what the attention is told: those of other
+    packages find their places there.
+    """
+    told = {"kwargs": kwargs} if CACHE_NAME == NEW_NAME else {}
+    return cache.update(key, value, layer_idx, **told)
+
+
 def either_cache_name(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a method with an argument `cache`: callers may say `past_key_values` too.
 
@@ -41,7 +54,9 @@ def either_cache_name(forward: Callable[..., Any]) -> Callable[..., Any]:
     def renaming(self: Any, *args: Any, **kwargs: Any) -> Any:
         if OLD_NAME in kwargs:
             cache = kwargs.pop(OLD_NAME)
-            if cache is not None and kwargs.setdefault(NEW_NAME, cache) is not cache:
+            if cache is not None and kwargs.get(NEW_NAME) is None:
+                kwargs[NEW_NAME] = cache
+            elif cache is not None and kwargs[NEW_NAME] is not cache:
                 raise ValueError(
                     "cache and past_key_values are two names of one argument; give one"
                 )

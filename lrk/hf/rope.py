@@ -13,7 +13,7 @@ from transformers import Cache, PretrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lrk.frequencies import rope_frequencies
-from lrk.hf.cache_name import either_cache_name
+from lrk.hf.cache_name import either_cache_name, update
 from lrk.kernels.rope import phase_increments, rope
 
 PositionEmbeddings = tuple[Tensor, Tensor, float]
@@ -82,7 +82,7 @@ class LrkAttention:
         )
         query, key = rope(query, key, *position_embeddings)
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx, kwargs=kwargs)
+            key, value = update(cache, key, value, self.layer_idx, kwargs)
         # Each modeling file has its own eager attention, which is in no registry.
         eager = sys.modules[type(self).__module__].eager_attention_forward
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager)

@@ -186,3 +186,24 @@ def test_refusals(model):
     windowed = lrk.patch(MistralForCausalLM(MistralConfig(**shape, **heads, sliding_window=7)))
     with pytest.raises(ValueError, match="model has a sliding window of 7 tokens"):
         dca(windowed, chunk=6, length=10).__enter__()
+
+
+@torch.no_grad()
+def test_arguments_are_obeyed_or_refused(model):
+    """As by the patched model's own attention."""
+    row = tokens()
+    ends = torch.tensor([0, 20, LENGTH], dtype=torch.int32)
+    with self_extend(model, window=8, group=4):
+        expected = model(row, use_cache=False).logits
+        for allowed in ({"output_attentions": False}, {"is_causal": True}):
+            assert torch.equal(model(row, use_cache=False, **allowed).logits, expected)
+        packed = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "seq_idx": torch.zeros_like(row)}
+        positions = torch.cat([torch.arange(20), torch.arange(LENGTH - 20)])[None]
+        model(row, position_ids=positions, use_cache=False, **packed)
+        for refused, sentence in (
+            ({"is_causal": False}, "is_causal is False; a decoding method reads"),
+            ({"attention_temperature": 2.0}, "attention_temperature reached the lrk attention"),
+            ({"seq_idx": torch.zeros_like(row)}, "seq_idx packs documents; give their boundaries"),
+        ):
+            with pytest.raises(ValueError, match=sentence):
+                model(row, use_cache=False, **refused)

@@ -18,6 +18,9 @@ from transformers import (
 from transformers.models.t5 import modeling_t5
 
 import lrk
+from lrk.hf import attention as backend
+from lrk.hf.attention import document_boundaries
+from lrk.hf.mask_functions import check_mask_function
 
 VOCABULARY = 61
 GENERATOR = torch.Generator().manual_seed(1)
@@ -133,6 +136,34 @@ def test_documents_that_only_positions_tell(backend_alone, compiled):
 
 
 @torch.no_grad()
+def test_layers_before_the_first_that_attends():
+    """In a hybrid the first layers have no attention that could look at the positions."""
+    layer_types = ["conv", "full_attention"]
+    model = on("lrk", causal_lm("lfm2", layer_types=layer_types))
+    with pytest.raises(ValueError, match="position_ids start again"):
+        model(TOKENS[:1], position_ids=RESTARTED, use_cache=False)
+
+
+@torch.no_grad()
+def test_positions_are_looked_at_once_and_again_when_written_to(monkeypatch):
+    looks = []
+    look = backend._boundaries_of_rows
+    monkeypatch.setattr(
+        backend, "_boundaries_of_rows", lambda *given: looks.append(given) or look(*given)
+    )
+    model = on("lrk", causal_lm("llama"))
+    positions = torch.arange(24)[None]
+    for _ in range(2):
+        model(TOKENS[:1], position_ids=positions, use_cache=False)
+    assert len(looks) == 1
+    positions.copy_(RESTARTED)
+    with pytest.raises(ValueError, match="position_ids start again"):
+        model(TOKENS[:1], position_ids=positions, use_cache=False)
+    with torch.inference_mode(), pytest.raises(ValueError, match="position_ids start again"):
+        model(TOKENS[:1], position_ids=RESTARTED.clone(), use_cache=False)
+
+
+@torch.no_grad()
 def test_the_collator_that_packs():
     """Without boundaries refused; with them as stock computes it from the positions."""
     model = causal_lm("llama")
@@ -191,13 +222,11 @@ def test_an_argument_that_nobody_knows_is_refused(patched):
     with pytest.raises(ValueError, match="kv_store reached the lrk attention"):
         model(TOKENS, kv_store={})
     model(TOKENS, kv_store=None, output_hidden_states=True, num_items_in_batch=3)
+    model(TOKENS, token_type_ids=torch.zeros_like(TOKENS), output_attentions=False)
 
 
 @torch.no_grad()
 def test_a_mask_function_of_ones_own_is_refused():
-    from lrk.hf.attention import document_boundaries
-    from lrk.hf.mask_functions import check_mask_function
-
     def causal_mask_function(batch, head, query, key):
         return key % 2 == 0
 

@@ -80,8 +80,9 @@ def test_two_caches_are_refused(model):
         model(TOKENS, **caches)
     one = DynamicCache(config=model.config)
     model(TOKENS, **dict.fromkeys(NAMES, one))
-    model(TOKENS, **{OLD_NAME: None, NEW_NAME: one})
-    assert one.get_seq_length() == 24
+    for other, name in (NAMES, NAMES[::-1]):
+        model(TOKENS, **{other: None, name: one})
+    assert one.get_seq_length() == 36
 
 
 def test_signatures_bear_the_name_of_the_release(model, llama):
@@ -93,6 +94,7 @@ def test_signatures_bear_the_name_of_the_release(model, llama):
 
 
 @torch.no_grad()
+@pytest.mark.skipif(CACHE_NAME == OLD_NAME, reason="the stock attention does so from 5.24 on")
 def test_a_cache_is_told_what_its_attention_is_told(model):
     """Caches of other packages find their places in the arguments of the forward pass."""
 
