@@ -1,6 +1,6 @@
 """What works with which model and release of transformers, from the reports of the tests.
 
-    python -m pytest --numprocesses 2 --junitxml outputs/default.xml
+    python -m pytest tests/hf --junitxml outputs/default.xml
     python -m bench.support_matrix outputs/default.xml [OTHER.xml ...] > docs/support.md
 
 Each report comes from another environment. A test takes part by its marker `support(feature)`;
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "triton", "transformers", "accelerate", "peft", "datasets",
 PREAMBLE = """\
 # What works where
 
-Made by `python -m bench.support_matrix` from the reports of the tests in these environments:
+Made by `python -m bench.support_matrix` from the reports of `tests/hf` in these environments:
 
 {stacks}
 
@@ -34,10 +34,10 @@ one sentence that names class, argument and release, and patches nothing.
 
 ## Features
 
-Of `tests/hf`, under transformers {releases}: float32 on a CPU, tiny models with random weights. A
-cell is *yes* where every test of its row passed under all of these releases: the patched model gave
-the tokens, logits, loss or gradients of the stock one, or of itself without what the row is about.
-"-" means that no test looks.
+Under transformers {releases}: float32 on a CPU, tiny models with random weights. A cell is *yes*
+where every test of its row passed under all of these releases: the patched model gave the tokens,
+logits, loss or gradients of the stock one, or of itself without what the row is about. "-" means
+that no test looks.
 """
 
 NOT_COVERED = """\
@@ -70,12 +70,14 @@ def read(reports: list[str]) -> Outcomes:
 
 
 def stacks(reports: list[str]) -> Rows:
-    """By report, the versions in its environment, and how its tests ended."""
+    """By report, the versions in its environment, and how the tests of `tests/hf` ended."""
     rows = []
     for report in reports:
         versions: dict[str | None, str] = {}
         ended: Counter[str] = Counter()
         for case in ElementTree.parse(report).iter("testcase"):
+            if not case.get("classname", "").startswith("tests.hf"):
+                continue
             tags = {child.tag for child in case}
             ended["failed" if tags & {"failure", "error"} else "".join(tags & {"skipped"})] += 1
             versions |= {each.get("name"): each.get("value", "") for each in case.iter("property")}
