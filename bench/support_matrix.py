@@ -23,9 +23,9 @@ Made by `python -m bench.support_matrix` from the reports of `tests/hf` in these
 
 {stacks}
 
-The lower ends of the ranges in `pyproject.toml`, their upper ends and what machines with a GPU have
-are among them: `make test`, `make test-oldest`, `make test-gpu-stack` and `make test-newest` make
-and test these environments again, the first three from the versions in `constraints/`.
+`make test`, `make test-oldest` and `make test-gpu-stack` make the first three again, from the
+versions in `constraints/`, and run all tests there; the second holds the lower end of every range in
+`pyproject.toml`, the third is what machines with a GPU have. The last are upper ends.
 `python -m lrk.env` says what of an installation lies outside of the ranges, and whether generation
 is right in it.
 
@@ -34,10 +34,11 @@ one sentence that names class, argument and release, and patches nothing.
 
 ## Features
 
-Under transformers {releases}: float32 on a CPU, tiny models with random weights. A cell is *yes*
-where every test of its row passed under all of these releases: the patched model gave the tokens,
-logits, loss or gradients of the stock one, or of itself without what the row is about. "-" means
-that no test looks.
+Under transformers {releases}.
+
+Float32 on a CPU, tiny models with random weights. A cell is *yes* where every test of its row passed
+under all of these releases: the patched model gave the tokens, logits, loss or gradients of the
+stock one, or of itself without what the row is about. "-" means that no test looks.
 """
 
 NOT_COVERED = """\
@@ -89,7 +90,7 @@ def stacks(reports: list[str]) -> Rows:
 def document(reports: list[str], outcomes: Outcomes) -> str:
     """The whole of docs/support.md."""
     releases = sorted({release for _, _, release in outcomes})
-    preamble = PREAMBLE.format(stacks=markdown(stacks(reports)), releases=" and ".join(releases))
+    preamble = PREAMBLE.format(stacks=markdown(stacks(reports)), releases=", ".join(releases))
     return f"{preamble}\n{markdown(table(outcomes))}\n\n{NOT_COVERED}"
 
 
