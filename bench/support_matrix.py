@@ -24,8 +24,8 @@ Made by `python -m bench.support_matrix` from the reports of `tests/hf` in these
 {stacks}
 
 `make test`, `make test-oldest` and `make test-gpu-stack` make the first three again, from the
-versions in `constraints/`, and run all tests there; the second holds the lower end of every range in
-`pyproject.toml`, the third is what machines with a GPU have. The last are upper ends.
+versions in `constraints/`, and run all tests there; the second holds the lower end of every range
+in `pyproject.toml`, the third is what machines with a GPU have. The last are upper ends.
 `python -m lrk.env` says what of an installation lies outside of the ranges, and whether generation
 is right in it.
 
@@ -36,9 +36,9 @@ one sentence that names class, argument and release, and patches nothing.
 
 Under transformers {releases}.
 
-Float32 on a CPU, tiny models with random weights. A cell is *yes* where every test of its row passed
-under all of these releases: the patched model gave the tokens, logits, loss or gradients of the
-stock one, or of itself without what the row is about. "-" means that no test looks.
+Float32 on a CPU, tiny models with random weights. A cell is *yes* where every test of its row
+passed under all of these releases: the patched model gave the tokens, logits, loss or gradients of
+the stock one, or of itself without what the row is about. "-" means that no test looks.
 """
 
 NOT_COVERED = """\
