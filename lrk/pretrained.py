@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -46,6 +47,13 @@ def load_weights(argument: str, name: str, gguf_file: str | None, **options: Any
     if gguf_file and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     return load_auto(AutoModelForCausalLM, argument, name, gguf_file, **options)
+
+
+def default_device() -> str:
+    """The kind of accelerator that this machine has, as PyTorch names it, or "cpu"."""
+    # Without the check it names what PyTorch was built for, also where there is none.
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return "cpu" if found is None else found.type
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:

@@ -70,7 +70,7 @@ _OTHERWISE: dict[tuple[int, int], dict[tuple[Any, ...], Tiles]] = {
     },
 }
 _MAJOR, _MINOR, *_ = triton.__version__.split(".")
-_IN_THIS_TRITON = _OTHERWISE.get(max((int(_MAJOR), int(_MINOR)), min(_OTHERWISE)), {})
+_IN_THIS_TRITON = _OTHERWISE.get((int(_MAJOR), int(_MINOR)), {})
 
 
 def choose(

@@ -4,11 +4,10 @@ import importlib.util
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
 from lrk.analysis.parts_of_speech import SPACY_MODEL
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.positions import SAMPLERS
+from lrk.pretrained import default_device
 from lrk.train.arguments import DTYPES
 from lrk.train.nearest import require_one_of
 
@@ -112,9 +111,7 @@ class AnalysisArguments:
         if not self.data:
             raise ValueError("data is empty; it must name what to analyze")
         if self.device is None:
-            # Without the check it names what PyTorch was built for, also where there is none.
-            found = torch.accelerator.current_accelerator(check_available=True)
-            self.device = "cpu" if found is None else found.type
+            self.device = default_device()
         self._check_numbers()
         require_one_of("position_method", self.position_method, SAMPLERS)
         require_one_of("dtype", self.dtype, DTYPES)

@@ -18,7 +18,6 @@ from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.extended import FACTOR
 from lrk.eval.losses import check_head
 from lrk.hf import SUPPORTED, patch
-from lrk.hf.architectures import architecture_of_type
 from lrk.hf.patch import check_release
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 from lrk.recipe import Placement, Samples, load_documents, tokenize
@@ -41,7 +40,7 @@ def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
             f"starts of documents; supported are {', '.join(SUPPORTED)}"
         )
     if config.model_type in SUPPORTED:
-        check_release(architecture_of_type(config.model_type))
+        check_release(config.model_type)
     return config
 
 

@@ -10,6 +10,7 @@ import yaml
 from lrk.eval import decoding, short_context
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.eval.tasks import GRID, TASKS
+from lrk.pretrained import default_device
 from lrk.train.nearest import require_one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -128,9 +129,7 @@ class EvalArguments:
         if not self.tasks and not self.lm_eval_tasks:
             raise ValueError(f"tasks is empty; it must name some of {', '.join(ALL_TASKS)}")
         if self.device is None:
-            # Without the check it names what PyTorch was built for, also where there is none.
-            found = torch.accelerator.current_accelerator(check_available=True)
-            self.device = "cpu" if found is None else found.type
+            self.device = default_device()
         for name in ("tasks", "lengths", "depths", "lm_eval_tasks"):
             setattr(self, name, list(dict.fromkeys(getattr(self, name))))
         self._check_names()

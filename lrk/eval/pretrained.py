@@ -14,7 +14,6 @@ from transformers import (
 
 from lrk.eval.arguments import EvalArguments
 from lrk.hf import SUPPORTED, patch
-from lrk.hf.architectures import architecture_of_type
 from lrk.hf.patch import check_release
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
 
@@ -37,7 +36,7 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
             f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
     if is_patched(arguments, config):
-        check_release(architecture_of_type(config.model_type))
+        check_release(config.model_type)
     return config
 
 

@@ -77,7 +77,8 @@ class AutoLrkModelForCausalLM:
 
 
 def _check(config: PretrainedConfig, subject: str, attention: bool) -> None:
-    check_release(architecture_of(config, subject))
+    architecture_of(config, subject)
+    check_release(config.model_type)
     if attention:
         check_attention_dropout(config)
 

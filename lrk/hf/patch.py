@@ -12,7 +12,12 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from lrk.hf.architectures import Architecture, architecture_of, check_attention_dropout
+from lrk.hf.architectures import (
+    Architecture,
+    architecture_of,
+    architecture_of_type,
+    check_attention_dropout,
+)
 from lrk.hf.attention import BACKEND
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
@@ -103,11 +108,12 @@ def patched(
         unpatch(model)
 
 
-def check_release(stock: Architecture) -> None:
+def check_release(model_type: str) -> None:
     """Raise `ValueError` if the installed transformers is not one that `patch` can work on.
 
-    For callers who want to know it before they read a model's weights.
+    For callers who want to know it before they read the weights of a model of a supported type.
     """
+    stock = architecture_of_type(model_type)
     check_signatures(_mixins_for(stock, rope=True, cross_entropy=True, tiles=True))
 
 

@@ -14,7 +14,6 @@ from transformers import (
 )
 
 from lrk.hf import SUPPORTED
-from lrk.hf.architectures import architecture_of_type
 from lrk.hf.patch import check_release
 from lrk.memory.four_bits import forbid_repacking, nf4
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
@@ -37,7 +36,7 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
             f"model_name_or_path {arguments.model_name_or_path!r} is of model type "
             f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
-    check_release(architecture_of_type(config.model_type))
+    check_release(config.model_type)
     check_extensible(config, arguments.target_length)
     return config
 
