@@ -40,7 +40,9 @@ class HostOptimizer(Optimizer):
         self._inner = optimizer
         self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []
         for group in optimizer.param_groups:
-            here = [nn.Parameter(torch.empty(0, dtype=p.dtype)) for p in group["params"]]
+            here = [
+                nn.Parameter(torch.empty(0, dtype=p.dtype, device="cpu")) for p in group["params"]
+            ]
             self._pairs += zip(group["params"], here, strict=True)
             group["params"] = here
         self.buffers = _buffers([parameter for parameter, _ in self._pairs])
@@ -98,6 +100,12 @@ def _buffers(parameters: list[nn.Parameter]) -> dict[torch.dtype, tuple[Tensor, 
             largest[parameter.dtype] = parameter
 
     def buffer(parameter: nn.Parameter) -> Tensor:
-        return torch.empty(parameter.numel(), dtype=parameter.dtype, pin_memory=parameter.is_cuda)
+        # On the host whatever the default device: only its memory can be pinned.
+        return torch.empty(
+            parameter.numel(),
+            dtype=parameter.dtype,
+            device="cpu",
+            pin_memory=parameter.is_cuda,
+        )
 
     return {dtype: (buffer(each), buffer(each)) for dtype, each in largest.items()}

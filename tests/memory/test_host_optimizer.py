@@ -75,3 +75,12 @@ def test_a_stepped_optimizer_is_refused(model):
     train(model, plain, scheduled(plain), 1)
     with pytest.raises(ValueError, match="state of 3 parameters already"):
         HostOptimizer(plain)
+
+
+def test_the_host_is_the_host_whatever_the_default_device(model):
+    plain = AdamW(groups_of(model))
+    with torch.device("meta"):
+        ours = HostOptimizer(plain)
+    buffers = [buffer for pair in ours.buffers.values() for buffer in pair]
+    stand_ins = [parameter for group in plain.param_groups for parameter in group["params"]]
+    assert {x.device.type for x in (*buffers, *stand_ins)} == {"cpu"}
