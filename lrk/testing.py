@@ -5,6 +5,10 @@ tests has no such constant: compared with a float64 reference, an implementation
 small factor worse than plain PyTorch computing the same formula in the same dtype.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,3 +45,22 @@ def assert_as_exact_as(
     largest = truth.abs().max().item() if truth.numel() else 0.0
     bound = max(factor * max_error(plain, truth), torch.finfo(ours.dtype).eps * largest)
     assert error <= bound, f"{name}: error {error:.3e} exceeds {bound:.3e} ({ours.dtype})"
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Within the block `torch.empty` gives NaN (integers: the largest), so unwritten outputs show.
+
+    PyTorch does so only among deterministic algorithms; those that have none warn.
+    """
+    memory: Any = torch.utils.deterministic
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    was_filling = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_deterministic, warn_only=only_warned)
+        memory.fill_uninitialized_memory = was_filling

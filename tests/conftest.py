@@ -26,13 +26,10 @@ def device() -> torch.device:
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Fill `torch.empty` with NaN (integers: the largest value), so that unwritten outputs show."""
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    was_filling = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(was_deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = was_filling
+    from lrk.testing import poisoned_memory
+
+    with poisoned_memory():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,5 +37,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     skip = pytest.mark.skip(reason="needs a GPU")
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu"):
             item.add_marker(skip)
