@@ -13,7 +13,8 @@ from transformers import LlamaForCausalLM
 
 import lrk
 from bench.bench_step import ON_GPU, SHAPE, smollm2, stock
-from bench.measure import DEVICE, run, timer
+from bench.device import DEVICE
+from bench.measure import run, timer
 from lrk.analysis.scores import token_logits
 from lrk.kernels.cross_entropy import token_logprobs
 

@@ -1,7 +1,7 @@
 """Time and peak memory of linear cross-entropy, forward and backward, beside its peers.
 
     python -m pytest bench/bench_cross_entropy.py --benchmark-json=cross_entropy.json
-    python -m pytest bench/bench_cross_entropy.py -k "4096x576x49152 and not compile"
+    python -m pytest bench/bench_cross_entropy.py -k "4096x576x49152 and not compiled"
 
 On a machine that does other work too, measure the time of the processor instead of the clock's:
 
@@ -13,59 +13,31 @@ and everything temporary. On a CPU it is the growth of the resident set, so an o
 case (`-k`) is more exact.
 """
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from lrk.kernels.cross_entropy import linear_cross_entropy
+from bench.device import DEVICE
+from bench.peers import Unavailable
+from bench.peers.cross_entropy import (
+    Loss,
+    compiled,
+    cut_cross_entropy,
+    eager,
+    liger,
+    lrk,
+    torch_chunked,
+)
 
-ON_GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+ON_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
 # (tokens, hidden size, vocabulary): SmolLM2, Llama 2 and Mistral, Llama 3, and the latter at 32k.
 SHAPES = [(4096, 576, 49_152), (2048, 4096, 32_000)]
 if ON_GPU:
     SHAPES += [(4096, 4096, 128_256), (32_768, 4096, 128_256)]
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def eager(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """As transformers' models: logits in the model's dtype, the loss from a float32 copy."""
-    return F.cross_entropy(F.linear(hidden, weight).float(), labels)
-
-
-def torch_chunked(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    options = torch.nn.LinearCrossEntropyOptions()
-    return F.linear_cross_entropy(hidden, weight, labels, options=options)
-
-
-def cut_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    from cut_cross_entropy import linear_cross_entropy as cut
-
-    return cut(hidden, weight, labels, impl="cce" if ON_GPU else "torch_compile")
-
-
-def liger(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-    return LigerFusedLinearCrossEntropyLoss()(weight, hidden, labels)
-
-
-PROVIDERS: dict[str, Loss] = {
-    "lrk": linear_cross_entropy,
-    "torch_chunked": torch_chunked,
-    "eager": eager,
-    "compile": torch.compile(eager),
-    "cut_cross_entropy": cut_cross_entropy,
-    "liger": liger,
-}
-MODULES = {"cut_cross_entropy": "cut_cross_entropy", "liger": "liger_kernel"}
+PROVIDERS = [lrk, torch_chunked, eager, compiled, cut_cross_entropy, liger]
 
 
 def resident_mib(field: str) -> float:
@@ -91,19 +63,18 @@ def peak_mib(step: Callable[[], None]) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_linear_cross_entropy(provider: str, shape: tuple[int, int, int], benchmark) -> None:
-    if provider == "torch_chunked" and not hasattr(F, "linear_cross_entropy"):
-        pytest.skip("PyTorch has a chunked loss from 2.13 on")
-    if provider in MODULES and importlib.util.find_spec(MODULES[provider]) is None:
-        pytest.skip(f"{provider} is not installed: pip install 'lrk[bench]'")
-    if provider == "liger" and not ON_GPU:
-        pytest.skip("Liger has no CPU path")
+def test_linear_cross_entropy(
+    provider: Callable[[], Loss], shape: tuple[int, int, int], benchmark
+) -> None:
+    try:
+        loss = provider()
+    except Unavailable as reason:
+        pytest.skip(str(reason))
     tokens, width, vocab = shape
     torch.manual_seed(0)
     hidden = torch.randn(tokens, width, device=DEVICE, dtype=DTYPE, requires_grad=True)
     weight = (torch.randn(vocab, width, device=DEVICE) * width**-0.5).to(DTYPE).requires_grad_()
     labels = torch.randint(0, vocab, (tokens,), device=DEVICE)
-    loss = PROVIDERS[provider]
 
     def clear() -> None:
         hidden.grad = weight.grad = None

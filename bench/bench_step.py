@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lrk
 from bench.case import MODELS
-from bench.measure import DEVICE, run, timer
+from bench.device import DEVICE
+from bench.measure import run, timer
 
 ON_GPU = DEVICE.type == "cuda"
 SHAPE = MODELS["smollm2-135m"]

@@ -22,7 +22,8 @@ from transformers import LlamaForCausalLM
 
 import lrk
 from bench.bench_step import SHAPE, smollm2
-from bench.measure import DEVICE, peak_bytes, timer
+from bench.device import DEVICE
+from bench.measure import peak_bytes, timer
 from lrk.memory import checkpointing
 
 STOCK = "stock"

@@ -25,6 +25,15 @@ TARGETS = {
 }
 
 
+def target_of(arch: str) -> GPUTarget:
+    """The target of an architecture as lrk.kernels.target names it, in TARGETS or not."""
+    if arch in TARGETS:
+        return TARGETS[arch]
+    if arch.startswith("sm_"):
+        return GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
+    return GPUTarget("hip", arch, 64)
+
+
 @dataclass(frozen=True)
 class Launch:
     """A launch that was compiled instead of run."""
@@ -49,17 +58,17 @@ class _Driver:
         self.arch = arch
 
     def get_current_target(self) -> GPUTarget:
-        return TARGETS[self.arch]
+        return target_of(self.arch)
 
     def get_current_device(self) -> int:
-        return list(TARGETS).index(self.arch)
+        return int("".join(filter(str.isdigit, self.arch)))
 
     def get_current_stream(self, device: int) -> int:
         return 0
 
 
 def compiled_launches(call: Callable[[], object], arch: str) -> list[Launch]:
-    """What `call` launches, compiled for `arch`, a key of TARGETS. Its tensors are CPU tensors."""
+    """What `call` launches, compiled for `arch`. Its tensors are CPU tensors."""
     if triton.knobs.runtime.interpret:
         raise RuntimeError("Triton interprets kernels in this process: unset TRITON_INTERPRET")
     launches: list[Launch] = []

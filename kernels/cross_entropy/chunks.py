@@ -149,7 +149,7 @@ def keep(labels: Tensor, ignore_index: int | None, vocab_start: int, vocab_size:
     return Kept(index, flat.index_select(0, index) - vocab_start)
 
 
-def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """`out = a @ b`, summed in the dtype of out."""
     if a.dtype == out.dtype:
         return torch.mm(a, b, out=out)
@@ -158,7 +158,7 @@ def _product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     return torch.mm(a.to(out.dtype), b.to(out.dtype), out=out)
 
 
-def _add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> Tensor:
+def add_product(total: Tensor, a: Tensor, b: Tensor, beta: float) -> Tensor:
     """`total = beta * total + a @ b`, summed in the dtype of total, which beta 0 overwrites."""
     if a.dtype == total.dtype:
         return total.addmm_(a, b, beta=beta)
@@ -215,7 +215,7 @@ def run(
         part = slice(start, min(start + size, count))
         rows = kept.select(hidden, part).to(compute_dtype)
         gradient = row_pass(
-            _product(rows, weight.t(), out=workspace[: len(rows)]),
+            product(rows, weight.t(), out=workspace[: len(rows)]),
             kept.labels[part],
             bias,
             softcap,
@@ -224,10 +224,10 @@ def run(
             compute_dtype,
         )
         if gradients.hidden is not None:
-            product = _product(gradient, weight, out=rows.new_empty(rows.shape, dtype=wide))
-            kept.put(gradients.hidden, part, product.to(hidden.dtype))
+            summed = product(gradient, weight, out=rows.new_empty(rows.shape, dtype=wide))
+            kept.put(gradients.hidden, part, summed.to(hidden.dtype))
         if gradients.weight is not None:
-            _add_product(gradients.weight, gradient.t(), rows, beta=float(start > 0))
+            add_product(gradients.weight, gradient.t(), rows, beta=float(start > 0))
         if gradients.bias is not None:
             gradients.bias.add_(gradient.sum(0, dtype=wide))
     if kept.invalid is not None:

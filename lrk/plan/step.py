@@ -246,10 +246,10 @@ def _enter(ledger: Ledger | None, phase: str) -> None:
 
 
 def make_batch(settings: Settings) -> dict[str, Any]:
-    """What the collator makes of samples of one document each."""
+    """What the collator makes of samples of one document each; the tokens differ, as real ones."""
     shape = settings.batch, settings.length
-    input_ids = torch.zeros(shape, dtype=torch.int64)
-    batch: dict[str, Any] = {"input_ids": input_ids, "labels": torch.zeros_like(input_ids)}
+    input_ids = torch.arange(settings.length).remainder_(97).expand(shape).contiguous()
+    batch: dict[str, Any] = {"input_ids": input_ids, "labels": input_ids.clone()}
     batch["labels"][:, 0] = -100
     if settings.implementation == LRK:
         batch["position_ids"] = torch.arange(settings.length).expand(shape).contiguous()

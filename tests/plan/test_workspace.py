@@ -30,8 +30,8 @@ def add_as_on_a_gpu(total, a, b, beta):
 )
 def test_loss_on_a_gpu(monkeypatch, dtype, needs, tokens, chunk):
     """`chunks.run` on fake tensors, with a GPU's products in place of the CPU's."""
-    monkeypatch.setattr(chunks, "_product", product_as_on_a_gpu)
-    monkeypatch.setattr(chunks, "_add_product", add_as_on_a_gpu)
+    monkeypatch.setattr(chunks, "product", product_as_on_a_gpu)
+    monkeypatch.setattr(chunks, "add_product", add_as_on_a_gpu)
 
     def row_pass(logits, *rest):
         return logits.view(rest[-1])[:, : logits.shape[1]]
