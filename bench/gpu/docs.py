@@ -1,0 +1,267 @@
+"""Make docs/gpu_results.md and its pictures from the results: `python -m bench.gpu.docs`.
+
+Every folder of bench/results is a card. Nothing on the page is typed by hand; where there are no
+results it says so.
+"""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+from bench.gpu.aims import aims
+from bench.gpu.results import Results, results_in
+from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
+from bench.gpu.tiles import Timed, best
+from lrk.atomic import atomic_file, write_text
+
+RESULTS = Path("bench/results")
+DOCS = Path("docs")
+PAGE = "gpu_results.md"
+NOTHING = (
+    "**No GPU has run this yet.** Whatever is said of speed on a GPU elsewhere in this project was\n"
+    "published by others, counted, or read from compiled code."
+)
+_MET = {True: "yes", False: "no", None: ""}
+PREAMBLE = """\
+# Measured on GPUs
+
+Made by `python -m bench.gpu.docs` from the files in `bench/results`, which `python -m bench.gpu`
+wrote. [docs/gpu.md](gpu.md) says what is measured and how, and how to run it on your own card.
+"""
+
+
+def page(results: dict[str, Results]) -> str:
+    """Markdown, for the results of each card."""
+    if not results:
+        return f"{PREAMBLE}\n{NOTHING}\n"
+    return PREAMBLE + "".join("\n" + "\n".join(_card(*each)) + "\n" for each in results.items())
+
+
+def _card(name: str, results: Results) -> Iterator[str]:
+    yield f"## {name}"
+    yield ""
+    yield f"{results.heading}."
+    yield ""
+    yield from _table(
+        ("aim", "found", "met"),
+        [
+            (each.aim, each.value, {True: "yes", False: "no"}.get(each.met, ""))
+            for each in aims(results)
+        ],
+    )
+    for part, section in _SECTIONS.items():
+        if part in results.rows:
+            yield from section(results.rows[part])
+    if "kernels" in results.rows:
+        yield f"![Attention on {name}]({picture_name(name)})"
+
+
+def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
+    if lines:
+        yield f"| {' | '.join(head)} |"
+        yield "|---" * len(head) + "|"
+        yield from (f"| {' | '.join(line)} |" for line in lines)
+        yield ""
+
+
+def _number(value: float | None, form: str = ".3g") -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
+    lines = [
+        (f"{row.op} {row.variant}".strip(), row.dtype, _number(row.gb_per_s, ",.0f"),
+         _number(row.tflop_per_s, ",.0f"))
+        for row in rows
+    ]  # fmt: skip
+    yield from _table(("ceiling", "dtype", "GB/s", "TFLOP/s"), lines)
+
+
+def _correct(rows: Sequence[Row]) -> Iterator[str]:
+    by_op: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_op[row.op].append(row)
+    lines = []
+    for op, some in by_op.items():
+        ratios = [row.over_plain for row in some if row.over_plain is not None]
+        right = sum(row.ok is True for row in some)
+        lines.append((op, str(len(some)), str(right), _number(max(ratios, default=None))))
+    head = ("operation", "checks", "right", "largest error over plain PyTorch's, in 16 bits")
+    yield from _table(head, lines)
+
+
+def _kernels(rows: Sequence[Row]) -> Iterator[str]:
+    by_shape: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in rows:
+        shape = ", ".join(f"{name} {size:,}" for name, size in row.shape.items())
+        providers = by_shape.setdefault((row.op, f"{shape}, {row.dtype}"), {})
+        providers.setdefault(row.provider, {})[row.direction] = row
+    head = ("", "forward, ms", "backward, ms", "both, ms", "TFLOP/s", "GB/s", "of the ceiling",
+            "MiB", "host, us", "error", "plain PyTorch's")  # fmt: skip
+    for (op, shape), providers in by_shape.items():
+        yield f"**{op}**, {shape}:"
+        yield ""
+        measured = {name: each for name, each in providers.items() if _is_timed(each)}
+        yield from _table(head, [_provider(*each) for each in measured.items()])
+        notes = [f"{name}: {_note(each)}" for name, each in providers.items() if _note(each)]
+        if notes:
+            yield f"Not timed: {'; '.join(notes)}."
+            yield ""
+
+
+def _is_timed(rows: dict[str, Row]) -> bool:
+    return any(row.milliseconds is not None for row in rows.values())
+
+
+def _note(rows: dict[str, Row]) -> str:
+    """Why a provider has no times."""
+    notes = [row.note.removeprefix("left out: ") for row in rows.values() if row.note]
+    return notes[0][:80] if notes and not _is_timed(rows) else ""
+
+
+def _provider(name: str, rows: dict[str, Row]) -> Sequence[str]:
+    forward, backward = (
+        _number(rows[each].milliseconds) if each in rows else "" for each in (FORWARD, BACKWARD)
+    )
+    row = rows.get(BOTH) or next(iter(rows.values()))
+    return (
+        name, forward, backward, _number(row.milliseconds), _number(row.tflop_per_s),
+        _number(row.gb_per_s, ",.0f"), _number(row.share_of_ceiling, ".0%"),
+        _number(row.peak_mib, ",.0f"), _number(row.host_microseconds, ",.0f"),
+        _number(row.error, ".1e"), _number(row.plain_error, ".1e"),
+    )  # fmt: skip
+
+
+def _tiles(rows: Sequence[Row]) -> Iterator[str]:
+    lines = [
+        (kernel, layout, ", ".join(map(_tile, found)))
+        for (kernel, layout), found in best(rows).items()
+    ]
+    yield from _table(
+        (
+            "kernel",
+            "layout",
+            "tiles and milliseconds, the fastest first; in bold what the table has",
+        ),
+        lines,
+    )
+    chunks = [row for row in rows if row.op == "linear_cross_entropy"]
+    lines = [
+        (row.variant, _number(row.milliseconds), _number(row.peak_mib, ",.0f")) for row in chunks
+    ]
+    yield from _table(("loss", "ms", "MiB"), lines)
+
+
+def _tile(timed: Timed) -> str:
+    name = f"**{timed.tiles}**" if timed.is_in_the_table else timed.tiles
+    return f"{name}: {timed.milliseconds:.3g}"
+
+
+def _step(rows: Sequence[Row]) -> Iterator[str]:
+    steps = [row for row in rows if row.op == "step"]
+    lines = [
+        (
+            row.provider, f"{row.shape['S']:,}", row.variant,
+            row.note or _number((row.milliseconds or 0) / 1000), _number(row.mfu, ".1%"),
+            _number(row.peak_mib and row.peak_mib / 1024, ".2f"),
+            _number(row.planned_mib and row.planned_mib / 1024, ".2f"),
+        )
+        for row in steps
+    ]  # fmt: skip
+    head = ("step of", "tokens", "with", "s", "MFU", "GiB", "planned GiB")
+    yield from _table(head, lines)
+    lines = [
+        (row.variant, _number(row.milliseconds, ",.0f"), _number(row.share_of_ceiling, ".1%"))
+        for row in rows
+        if row.op == "kernel"
+    ]
+    yield from _table(("kernels of a step", "ms", "share"), lines)
+
+
+_SECTIONS = {
+    "card": _ceilings,
+    "correct": _correct,
+    "kernels": _kernels,
+    "tiles": _tiles,
+    "step": _step,
+}
+
+
+def picture_name(card: str) -> str:
+    return f"gpu_attention_{card}.png"
+
+
+def draw(results: Results, path: Path) -> None:
+    """TFLOP/s of attention, forward and backward, a bar a provider."""
+    rows = [row for row in results.rows["kernels"] if row.op == "attention" and row.tflop_per_s]
+    shapes = list(dict.fromkeys(_shape(row) for row in rows))
+    providers = list(dict.fromkeys(row.provider for row in rows))
+    figure, panels = pyplot.subplots(2, 1, figsize=(10, 8), layout="constrained", sharex=True)
+    for direction, axes in zip((FORWARD, BACKWARD), panels, strict=True):
+        for index, provider in enumerate(providers):
+            found = {
+                _shape(row): row.tflop_per_s
+                for row in rows
+                if (row.provider, row.direction) == (provider, direction)
+            }
+            places = [place + 0.8 * index / len(providers) for place in range(len(shapes))]
+            heights = [found.get(shape) or 0.0 for shape in shapes]
+            axes.bar(places, heights, 0.8 / len(providers), align="edge", label=provider)
+        axes.set_ylabel(f"{direction}, TFLOP/s")
+        axes.grid(axis="y", alpha=0.3)
+    panels[1].set_xticks([place + 0.4 for place in range(len(shapes))], shapes, fontsize=7)
+    panels[0].legend(ncols=4, fontsize=8)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+    pyplot.close(figure)
+
+
+def _shape(row: Row) -> str:
+    sizes = row.shape
+    documents = f"\n{sizes['documents']} documents" if sizes["documents"] > 1 else ""
+    return f"B{sizes['B']} S{sizes['S']:,}\nH{sizes['H']}/{sizes['Hk']} D{sizes['D']}{documents}"
+
+
+def results_of_cards(folder: Path) -> dict[str, Results]:
+    """The results of each folder in a folder.
+
+    Raises:
+        ValueError: for those of a rehearsal.
+    """
+    folders = sorted(each for each in folder.glob("*") if each.is_dir())
+    found = {each.name: results_in(each) for each in folders}
+    for name, results in found.items():
+        if results.rehearsed:
+            raise ValueError(f"{folder / name} holds a rehearsal: must be results of a GPU")
+    return {name: results for name, results in found.items() if results.rows}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns 2 after a sentence on bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu.docs", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of cards' folders")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes")
+    arguments = parser.parse_args(argv)
+    try:
+        results = results_of_cards(arguments.results)
+    except ValueError as error:
+        print(f"bench.gpu.docs: {error}", file=sys.stderr)
+        return 2
+    for name, each in results.items():
+        if "kernels" in each.rows:
+            draw(each, arguments.docs / picture_name(name))
+    write_text(arguments.docs / PAGE, page(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,400 @@
+"""How fast, beside whom: each operation and its peers at the shapes of models."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.case import Model
+from bench.clock import measure, peak_bytes
+from bench.device import DEVICE
+from bench.gpu import truth
+from bench.gpu.cases import random_heads
+from bench.gpu.cell import Cell
+from bench.gpu.correct import plain_rope
+from bench.gpu.judge import Judged, Verdict, judge
+from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
+from bench.gpu.sizes import Sizes
+from bench.peers import attention, cross_entropy, rope
+from bench.peers.attention import Attend, Documents
+from bench.peers.cross_entropy import Loss
+from bench.peers.rope import Rotate
+from lrk.kernels.rope import rope_reference
+
+LRK = "lrk"
+TOLD = "lrk, told of documents"
+FLEX = "FlexAttention"  # compiled for each shape, which takes ten times what it then runs
+COPY = "copy of the same bytes"
+THREE_PRODUCTS = "its three products alone"
+
+
+def cells(sizes: Sizes) -> Iterator[Cell]:
+    """The published shape of attention, then everything by length, the shortest first."""
+    dtype = sizes.dtype
+    b, h, hk, d, s = sizes.published
+    yield from _attention_cells(AttentionShape(b, s, h, hk, d, 1, dtype), sizes)
+    for length in sizes.lengths:
+        for model in sizes.models.values():
+            yield from _rope_cells(model, length, dtype)
+            heads = model.num_heads, model.num_kv_heads, model.head_dim
+            for documents in (1, sizes.packed):
+                whole = length // documents * documents
+                yield from _attention_cells(
+                    AttentionShape(1, whole, *heads, documents, dtype), sizes
+                )
+        if length == sizes.lengths[0]:
+            yield from _loss_cells(sizes)
+
+
+def timed(
+    what: Row, call: Callable[[], object], flop: float | None = None, traffic: float | None = None
+) -> Row:
+    """The row with its times, rates and memory; `call` was made before."""
+    timing = measure(call)
+    seconds = timing.milliseconds / 1000
+    return replace(
+        what,
+        milliseconds=timing.milliseconds,
+        spread=timing.spread,
+        host_microseconds=timing.host_microseconds,
+        tflop_per_s=None if flop is None else flop / seconds / 1e12,
+        gb_per_s=None if traffic is None else traffic / seconds / 1e9,
+        peak_mib=peak_bytes(call) / 2**20,
+    )
+
+
+def three_ways(
+    what: Row,
+    forward: Callable[[], tuple[Tensor, ...]],
+    leaves: list[Tensor],
+    upstream: tuple[Tensor, ...],
+    flop: dict[str, float] | None = None,
+    traffic: dict[str, float] | None = None,
+) -> Iterator[Row]:
+    """Forward without gradients, backward alone, and one after the other."""
+
+    def both() -> object:
+        return torch.autograd.grad(forward(), leaves, upstream)
+
+    outputs = forward()
+
+    def backward() -> object:
+        return torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
+
+    backward()
+    for direction, call in ((FORWARD, forward), (BACKWARD, backward), (BOTH, both)):
+        amounts = [amount and amount[direction] for amount in (flop, traffic)]
+        with torch.set_grad_enabled(direction != FORWARD):
+            yield timed(replace(what, direction=direction), call, *amounts)
+
+
+def with_verdict(what: Row, found: Verdict) -> Row:
+    """The row with its errors; only ours has to obey the rule."""
+    row = replace(what, error=found.error, plain_error=found.plain_error)
+    return replace(row, ok=found.ok, note=found.fault) if what.provider.startswith(LRK) else row
+
+
+# Attention.
+
+
+class AttentionShape(NamedTuple):
+    """Causal self-attention over equal documents."""
+
+    batch: int
+    length: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    documents: int
+    dtype: torch.dtype
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {
+            "B": self.batch,
+            "S": self.length,
+            "H": self.heads,
+            "Hk": self.kv_heads,
+            "D": self.head_dim,
+            "documents": self.documents,
+        }
+
+    def flop(self, products: float) -> float:
+        """Of products over half of each document's square."""
+        pairs = self.batch * self.heads * self.length * (self.length // self.documents) / 2
+        return 2 * products * pairs * self.head_dim
+
+
+ATTENTION: dict[str, Callable[[Documents], Attend]] = {
+    LRK: attention.lrk_triton,
+    TOLD: attention.lrk_documents,
+    "SDPA flash": attention.sdpa_flash,
+    "SDPA cuDNN": attention.sdpa_cudnn,
+    FLEX: attention.flex,
+    "varlen_attn": attention.varlen,
+    "flash-attn": attention.flash_attn,
+    "flash-attn-3": attention.flash_attn_3,
+    "fla": attention.fla,
+}
+
+
+def _attention_cells(shape: AttentionShape, sizes: Sizes) -> Iterator[Cell]:
+    for name, provider in ATTENTION.items():
+        if name == TOLD and (shape.documents > 1 or shape.batch > 1):
+            continue
+        if name == FLEX and not _is_middle(shape, sizes):
+            continue
+        what = Row("attention", BOTH, shape.sizes, _name(shape.dtype), name)
+        yield Cell(what, partial(_time_attention, what, provider, shape, sizes.error_up_to))
+
+
+def _is_middle(shape: AttentionShape, sizes: Sizes) -> bool:
+    """Whether it is the first model's at the middle length."""
+    model = next(iter(sizes.models.values()))
+    length = sizes.lengths[len(sizes.lengths) // 2]
+    whole = length // shape.documents * shape.documents
+    return (shape.batch, shape.heads, shape.length) == (1, model.num_heads, whole)
+
+
+class AttentionInputs(NamedTuple):
+    """Inputs of a shape; of its first group of heads also the truth, where that is affordable."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad_out: Tensor
+    exact: truth.Results | None
+    plain: truth.Results | None
+
+
+@lru_cache(maxsize=1)
+def _attention_inputs(shape: AttentionShape, error_up_to: int) -> AttentionInputs:
+    b, s, d = shape.batch, shape.length, shape.head_dim
+    q, grad_out = (random_heads(b, shape.heads, s, d, shape.dtype) for _ in range(2))
+    k, v = (random_heads(b, shape.kv_heads, s, d, shape.dtype) for _ in range(2))
+    if s > error_up_to:
+        return AttentionInputs(q, k, v, grad_out, None, None)
+    group = slice(shape.heads // shape.kv_heads)
+    tensors = q[0, group], k[0, 0], v[0, 0], grad_out[0, group]
+    ends = Documents(shape.documents, s).ends
+    exact, plain = (truth.of_group(*tensors, ends, dtype) for dtype in (torch.float64, shape.dtype))
+    return AttentionInputs(q, k, v, grad_out, exact, plain)
+
+
+def _time_attention(
+    what: Row,
+    provider: Callable[[Documents], Attend],
+    shape: AttentionShape,
+    error_up_to: int,
+) -> Iterator[Row]:
+    attend = provider(Documents(shape.documents, shape.length))
+    inputs = _attention_inputs(shape, error_up_to)
+    leaves = [x.detach().requires_grad_() for x in inputs[:3]]
+
+    def forward() -> tuple[Tensor, ...]:
+        return (attend(*leaves),)
+
+    what = _judged_attention(what, forward, leaves, inputs)
+    if what.ok is False:
+        yield what
+        return
+    flop = {
+        direction: shape.flop(products)
+        for direction, products in ((FORWARD, 2), (BACKWARD, 5), (BOTH, 7))
+    }
+    yield from three_ways(what, forward, leaves, (inputs.grad_out,), flop=flop)
+
+
+def _judged_attention(
+    what: Row,
+    forward: Callable[[], tuple[Tensor, ...]],
+    leaves: list[Tensor],
+    inputs: AttentionInputs,
+) -> Row:
+    outputs = forward()
+    gradients = torch.autograd.grad(outputs, leaves, (inputs.grad_out,))
+    if inputs.exact is None or inputs.plain is None:
+        return what
+    heads = slice(inputs.exact.out.shape[0])
+    (out,), (dq, dk, dv) = outputs, gradients
+    ours = {"out": out[0, heads], "dq": dq[0, heads], "dk": dk[0, 0], "dv": dv[0, 0]}
+    found = judge(
+        [
+            Judged(
+                name, x.detach(), getattr(inputs.plain, name), getattr(inputs.exact, name),
+                name != "out",
+            )
+            for name, x in ours.items()
+        ]
+    )  # fmt: skip
+    return with_verdict(what, found)
+
+
+# RoPE.
+
+ROPE: dict[str, Callable[[Model], Rotate]] = {
+    LRK: rope.lrk_triton,
+    "transformers": rope.transformers,
+    "transformers, given tables": rope.transformers_given_tables,
+    "compiled": rope.compiled,
+    "Liger": rope.liger,
+    COPY: lambda shape: lambda q, k, position_ids: (q.clone(), k.clone()),
+}
+
+
+def _rope_cells(model: Model, length: int, dtype: torch.dtype) -> Iterator[Cell]:
+    shape = {"B": 1, "S": length, "H": model.num_heads, "Hk": model.num_kv_heads}
+    for name, provider in ROPE.items():
+        what = Row("rope", BOTH, shape | {"D": model.head_dim}, _name(dtype), name)
+        yield Cell(what, partial(_time_rope, what, provider, model, length, dtype))
+
+
+def _time_rope(
+    what: Row, provider: Callable[[Model], Rotate], model: Model, length: int, dtype: torch.dtype
+) -> Iterator[Row]:
+    rotate = provider(model)
+    heads = model.num_heads, model.num_kv_heads
+    q, k, *upstream = (random_heads(1, h, length, model.head_dim, dtype) for h in (*heads, *heads))
+    leaves = [x.requires_grad_() for x in (q, k)]
+    positions = torch.arange(length, device=DEVICE)[None]
+    if what.provider != COPY:
+        what = _judged_rope(what, rotate, q, k, positions, model)
+    if what.ok is False:
+        yield what
+        return
+
+    def forward() -> tuple[Tensor, ...]:
+        # Leaves may not be rotated in place, as Liger does.
+        return tuple(rotate(q.view_as(q), k.view_as(k), positions))
+
+    moved = 2 * (q.numel() + k.numel()) * q.itemsize + 8 * length
+    traffic = {FORWARD: moved, BACKWARD: moved, BOTH: 2 * moved}
+    yield from three_ways(what, forward, leaves, tuple(upstream), traffic=traffic)
+
+
+@torch.no_grad()
+def _judged_rope(
+    what: Row, rotate: Rotate, q: Tensor, k: Tensor, positions: Tensor, model: Model
+) -> Row:
+    """By the last 64 tokens."""
+    end = slice(-64, None)
+    outputs = [x[:, :, end] for x in rotate(q.clone(), k.clone(), positions)]
+    inv_freq = rope.frequencies(model)
+    tensors = q[:, :, end], k[:, :, end]
+    exact = rope_reference(*(x.double() for x in tensors), positions[:, end], inv_freq)
+    plain = plain_rope(*tensors, positions[:, end], inv_freq)
+    return with_verdict(
+        what,
+        judge(
+            [
+                Judged(name, *three, False)
+                for name, *three in zip("qk", outputs, plain, exact, strict=True)
+            ]
+        ),
+    )
+
+
+# The loss.
+
+LOSS: dict[str, Callable[[], Loss]] = {
+    LRK: cross_entropy.lrk_triton,
+    "eager": cross_entropy.eager,
+    "compiled": cross_entropy.compiled,
+    "F.linear_cross_entropy": cross_entropy.torch_chunked,
+    "Liger": cross_entropy.liger,
+    "cut-cross-entropy": cross_entropy.cut_cross_entropy,
+}
+
+
+def _loss_cells(sizes: Sizes) -> Iterator[Cell]:
+    for tokens in sizes.loss_tokens:
+        for model in sizes.models.values():
+            shape = {"N": tokens, "W": model.hidden, "V": model.vocab}
+            name = _name(sizes.dtype)
+            for provider, loss in LOSS.items():
+                what = Row("linear_cross_entropy", BOTH, shape, name, provider)
+                yield Cell(what, partial(_time_loss, what, loss, sizes.dtype))
+            what = Row("linear_cross_entropy", BOTH, shape, name, THREE_PRODUCTS)
+            yield Cell(what, partial(_time_products, what, sizes.dtype))
+
+
+def _loss_tensors(what: Row, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, width, vocab = what.shape.values()
+    hidden = torch.randn(tokens, width, device=DEVICE, dtype=dtype)
+    weight = (torch.randn(vocab, width, device=DEVICE) * width**-0.5).to(dtype)
+    labels = torch.randint(0, vocab, (tokens,), device=DEVICE)
+    labels[-1] = -100
+    return hidden, weight, labels
+
+
+def _time_loss(what: Row, provider: Callable[[], Loss], dtype: torch.dtype) -> Iterator[Row]:
+    """Forward and both: where gradients are made in forward, backward alone says nothing."""
+    loss = provider()
+    hidden, weight, labels = _loss_tensors(what, dtype)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+
+    def both() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss(hidden, weight, labels), leaves)
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return loss(hidden, weight, labels)
+
+    what = _judged_loss(what, both()[0], hidden, weight, labels)
+    if what.ok is False:
+        yield what
+        return
+    tokens, width, vocab = what.shape.values()
+    forward()
+    flop = 2 * tokens * width * vocab
+    yield timed(replace(what, direction=FORWARD), forward, flop)
+    yield timed(what, both, 3 * flop)
+
+
+@torch.no_grad()
+def _judged_loss(
+    what: Row, grad_hidden: Tensor, hidden: Tensor, weight: Tensor, labels: Tensor
+) -> Row:
+    """By the gradients of the first 256 hidden states: `(softmax - one-hot) W`, over the tokens."""
+    rows = slice(0, 256)
+    kept = int((labels != -100).sum())
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        exact = torch.promote_types(dtype, torch.float32)
+        logits = hidden[rows].to(dtype) @ weight.to(dtype).T
+        of_logits = logits.to(exact).softmax(-1)
+        valid = labels[rows] != -100
+        of_logits[valid.nonzero()[:, 0], labels[rows][valid]] -= 1
+        of_logits[~valid] = 0
+        return (of_logits / kept).to(dtype) @ weight.to(dtype)
+
+    plain, exact = gradient(hidden.dtype), gradient(torch.float64)
+    return with_verdict(what, judge([Judged("dhidden", grad_hidden[rows], plain, exact, True)]))
+
+
+def _time_products(what: Row, dtype: torch.dtype) -> Iterator[Row]:
+    """Logits, and the gradients of hidden states and weight from logits, as the library makes them.
+
+    Into their own dtype and all tokens at once, which no loss can do for want of memory.
+    """
+    hidden, weight, _ = _loss_tensors(what, dtype)
+
+    def forward() -> Tensor:
+        return hidden @ weight.T
+
+    def both() -> tuple[Tensor, Tensor]:
+        logits = forward()
+        return logits @ weight, logits.T @ hidden
+
+    tokens, width, vocab = what.shape.values()
+    both()
+    flop = 2 * tokens * width * vocab
+    yield timed(replace(what, direction=FORWARD), forward, flop)
+    yield timed(what, both, 3 * flop)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,237 @@
+"""The parts of a run one after the other, each a process of its own with its own time limit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from random import randrange
+from typing import Any
+
+import torch
+
+from bench.gpu.card import Ceilings, ceilings
+from bench.gpu.cell import FINISHED, Cell, measure_all
+from bench.gpu.results import PARTS, results_in
+from bench.gpu.row import BOTH, Report, Row, as_json, read
+from bench.gpu.sizes import REAL, REHEARSAL, Sizes
+from bench.gpu.stand_in import stand_in
+from bench.gpu.table import table
+from lrk.atomic import write_text
+from lrk.env import environment
+
+# Of the time. `compile` needs no device, and runs beside `card`.
+_SHARES = dict(zip(PARTS, (75, 15, 110, 170, 60, 170), strict=True))
+_GRACE = 10.0  # seconds in which a part may end by itself what it has begun
+_GO_ON = 3  # exit status of a part that lost its device and wants a new process
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was asked for.
+
+    Attributes:
+        out: folder of the results.
+        parts: some of PARTS.
+        budget: seconds for all of them.
+        rehearse: on a CPU, in tiny sizes.
+        seed: of the inputs, None for another one every time.
+        commit: of the sources, where git cannot say it.
+
+    Raises:
+        ValueError: for what no run can be.
+    """
+
+    out: Path
+    parts: tuple[str, ...]
+    budget: float
+    rehearse: bool
+    seed: int | None
+    commit: str | None
+
+    def __post_init__(self) -> None:
+        if not self.budget > 0:
+            raise ValueError(f"--budget is {self.budget:g}: must be a positive number of seconds")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed is {self.seed}: must be at least 0 and below 2**63")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"--out is {self.out}: must be a folder, or a name for a new one")
+        if not self.rehearse and not torch.cuda.is_available():
+            raise ValueError("no GPU is here: --rehearse runs the same on a CPU, in tiny sizes")
+
+    @property
+    def sizes(self) -> Sizes:
+        return REHEARSAL if self.rehearse else REAL
+
+
+# A part, in a process of its own.
+
+
+def run_part(options: Options, part: str, first: int) -> int:
+    """Measure the cells of a part from `first` on, and write them to `PART.json`."""
+    deadline = time.monotonic() + options.budget
+    with stand_in() if options.rehearse else nullcontext():
+        path = options.out / f"{part}.json"
+        rows = read(path)[1] if first else []
+        seed = randrange(2**31) if options.seed is None else options.seed
+        torch.manual_seed(seed)
+        most = _ceilings(options.out)
+        report = Report(path, _header(options, part, seed), rows, _finish(part, most))
+        report.write()
+        module = import_module(f"bench.gpu.{part}")
+        cells = [_unless_red(cell, part, options.out) for cell in module.cells(options.sizes)]
+        reached = measure_all(cells, report, deadline, first)
+    if reached != FINISHED:
+        report.header["go_on_with"] = reached
+        report.write()
+        return _GO_ON
+    return int(any(row.ok is False for row in report.rows))
+
+
+def _header(options: Options, part: str, seed: int) -> dict[str, Any]:
+    found = environment()
+    properties = torch.cuda.get_device_properties()
+    return {
+        "part": part,
+        "card": torch.cuda.get_device_name(),
+        "capability": list(torch.cuda.get_device_capability()),
+        "multiprocessors": properties.multi_processor_count,
+        "memory_mib": properties.total_memory // 2**20,
+        "rehearsal": options.rehearse,
+        "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "seed": seed,
+        **found,
+        "commit": options.commit or found["commit"],
+    }
+
+
+def _ceilings(out: Path) -> Ceilings:
+    path = out / "card.json"
+    return ceilings(read(path)[1]) if path.exists() else Ceilings()
+
+
+def _finish(part: str, most: Ceilings) -> Callable[[Row], Row]:
+    """What is done to each row: shares of the ceilings, except in the part that measures them."""
+    return (lambda row: row) if part in ("card", "step") else most.share
+
+
+def _unless_red(cell: Cell, part: str, out: Path) -> Cell:
+    """The cell, or one that says that nothing wrong is timed."""
+    path = out / "correct.json"
+    if part not in ("kernels", "tiles", "step") or not path.exists():
+        return cell
+    if not any(_concerns(row, cell.what) for row in read(path)[1] if row.ok is False):
+        return cell
+    note = "not timed: part correct found it wrong"
+    return Cell(cell.what, lambda: iter([replace(cell.what, note=note)]))
+
+
+def _concerns(wrong: Row, timed: Row) -> bool:
+    """Whether what is wrong is part of what is to be timed."""
+    if not timed.provider.startswith("lrk") or wrong.dtype != timed.dtype:
+        return False
+    if timed.op in ("step", "kernel"):
+        return wrong.shape.get("D", 128) == 128
+    dims = wrong.shape.get("D"), timed.shape.get("D")
+    return wrong.op == timed.op and (None in dims or dims[0] == dims[1])
+
+
+# The session, which never touches the device.
+
+
+def run_session(options: Options) -> int:
+    """Run the parts and print the table; returns 1 if something is wrong, else 0."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + options.budget
+    weights = {part: _SHARES[part] for part in PARTS if part in options.parts}
+    running: list[_Process] = []
+    while weights:
+        part = next(iter(weights))
+        process = _Process(options, part, _share(end, weights, part))
+        del weights[part]
+        running.append(process)
+        if part == "compile" and "card" in weights:
+            continue  # which waits for no compiler
+        while running:
+            running.pop().wait()
+    return _summarise(options)
+
+
+def _share(end: float, weights: dict[str, int], part: str) -> float:
+    """Seconds of a part: what earlier parts left over is divided among the rest."""
+    return max(end - time.monotonic(), 1.0) * weights[part] / sum(weights.values())
+
+
+class _Process:
+    """A part at work. A crash or a hang costs that part only."""
+
+    def __init__(self, options: Options, part: str, seconds: float) -> None:
+        self._options, self._part = options, part
+        self._end = time.monotonic() + seconds
+        print(f"\n== {part}, at most {seconds:.0f} s", flush=True)
+        self._started = self._start(0)
+
+    def _start(self, first: int) -> subprocess.Popen[bytes]:
+        options = self._options
+        words = ["--out", str(options.out), "--part", self._part, "--first", str(first)]
+        words += ["--budget", str(max(self._end - time.monotonic(), 1.0))]
+        words += ["--rehearse"] if options.rehearse else []
+        words += [] if options.seed is None else ["--seed", str(options.seed)]
+        words += [] if options.commit is None else ["--commit", options.commit]
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench.gpu", *words],
+            env=_environment(interpreted=options.rehearse and self._part != "compile"),
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        """Until it ends or has to; a part that lost its device goes on in a new process."""
+        path = self._options.out / f"{self._part}.json"
+        while True:
+            try:
+                status = self._started.wait(max(self._end + _GRACE - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                os.killpg(self._started.pid, signal.SIGKILL)
+                self._started.wait()
+                self._note("killed: out of time")
+                return
+            if status == _GO_ON and time.monotonic() < self._end:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                self._started = self._start(content["go_on_with"])
+                continue
+            if status not in (0, 1):
+                self._note(f"ended with status {status}")
+            return
+
+    def _note(self, note: str) -> None:
+        """Say in the file of the part what became of it."""
+        path = self._options.out / f"{self._part}.json"
+        content: dict[str, Any] = {"part": self._part, "rows": []}
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+        row = Row(self._part, BOTH, {}, "", "lrk", ok=False, note=note)
+        content["rows"].append(as_json(row))
+        write_text(path, json.dumps(content, indent=1) + "\n")
+        print(f"{self._part}: {note}", flush=True)
+
+
+def _environment(interpreted: bool) -> dict[str, str]:
+    """Of a part. Triton interprets or not as its kernels are decorated, in the whole process."""
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    variables["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+    return variables | ({"TRITON_INTERPRET": "1"} if interpreted else {})
+
+
+def _summarise(options: Options) -> int:
+    """Print and write the table."""
+    results = results_in(options.out)
+    text = table(results)
+    write_text(options.out / "table.txt", text + "\n")
+    print(f"\n{text}")
+    return int(any(row.ok is False for rows in results.rows.values() for row in rows))

@@ -1,0 +1,206 @@
+"""A training step of the Llama-3-8B shape: seconds, memory beside the plan's, where the time goes.
+
+Weights are random, and SGD has no state: it is the step that is measured, not an optimizer.
+"""
+
+import gc
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, PretrainedConfig
+
+from bench.device import DEVICE
+from bench.gpu.cell import Cell
+from bench.gpu.row import BOTH, Row
+from bench.gpu.sizes import REAL, Sizes
+from lrk.plan.check import make_library_workspaces, real_model
+from lrk.plan.configs import load_config
+from lrk.plan.gpus import GPUS
+from lrk.plan.planner import longest, plan
+from lrk.plan.settings import LIGER_STYLE, STOCK, Settings
+from lrk.plan.step import run_step
+
+MIB = 2**20
+NAME = "llama-3-8b"
+BASE: dict[str, Any] = {"optim": "sgd", "clips": False, "accumulates": False}
+LEAN = {"tile_tokens": 2048, "layers_per_checkpoint": 2, "optimizer_in_backward": True}
+# What each changes in a step at the middle length, where every layer is checkpointed.
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    "attention kept": {"keep_attention": True},
+    "tiles of 2048": {"tile_tokens": 2048},
+    "tiles of 8192": {"tile_tokens": 8192},
+    "tiles of 32768": {"tile_tokens": 32_768},
+    "two layers a checkpoint": {"layers_per_checkpoint": 2},
+    "activations on the host": {"offload_activations": True},
+    "optimizer in backward": {"optimizer_in_backward": True},
+    "lrk's loss and RoPE, PyTorch's attention": {"implementation": LIGER_STYLE},
+}
+# Kernels by what they do, the first that fits.
+KINDS = {
+    "attention forward": "_attention_forward",
+    "attention dq": "_attention_query_gradient",
+    "attention dk dv": "_attention_key_gradient",
+    "attention of PyTorch": "flash|fmha|cudnn.*attention|attention",
+    "RoPE": "rope",
+    "loss, rows": "_row_kernel",
+    "products": "gemm|nvjet|cutlass|xmma|cublas|::mm|::addmm|::bmm",
+    "copies": "memcpy|copy_",
+    "elementwise": "elementwise|vectorized|foreach|::mul|::add|::silu",
+    "reductions": "reduce|norm|::mean|::sum",
+}
+_LONGEST_STOCK_SHARES = (1.0, 0.9, 0.8, 0.7)
+
+
+def cells(sizes: Sizes) -> Iterator[Cell]:
+    """The most telling first: our steps, stock's longest, then what each technique costs."""
+    config = _config(sizes)
+    gpu = gpu_of_card(torch.cuda.get_device_name())
+    short, middle, long = sizes.step_lengths
+
+    def cell(variant: str, length: int, repeats: int, **changes: Any) -> Cell:
+        settings = Settings(length=length, gpu=gpu or "h100", **BASE | changes)
+        what = _what(config, settings, variant)
+        return Cell(what, partial(_time_step, what, config, settings, repeats, gpu))
+
+    yield cell("", short, repeats=3)
+    yield cell("", middle, repeats=2)
+    what = _what(config, Settings(length=long, implementation=STOCK, **BASE), "longest that fits")
+    yield Cell(what, partial(_time_longest_stock, what, config, long, gpu))
+    yield cell("tiles of 2048, two layers a checkpoint, in backward", long, repeats=1, **LEAN)
+    for variant, changes in TECHNIQUES.items():
+        yield cell(variant, middle, repeats=1, **changes)
+    settings = Settings(length=middle, gpu=gpu or "h100", **BASE)
+    what = replace(_what(config, settings, ""), op="kernel")
+    yield Cell(what, partial(_profile_step, what, config, settings))
+
+
+def _config(sizes: Sizes) -> PretrainedConfig:
+    if sizes is REAL:
+        return load_config(NAME)
+    return LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+
+
+def gpu_of_card(card: str) -> str | None:
+    """Name of the card among lrk-plan's, or None."""
+    words = re.findall(r"[a-z0-9]+", card.lower())
+    joined = "".join(words)
+    return next((gpu for gpu in GPUS if gpu in words or gpu.replace("-", "") in joined), None)
+
+
+def _what(config: PretrainedConfig, settings: Settings, variant: str) -> Row:
+    shape = {"B": settings.batch, "S": settings.length, "layers": config.num_hidden_layers}
+    return Row("step", BOTH, shape, settings.dtype, settings.implementation, variant)
+
+
+def useful_flop(config: PretrainedConfig, settings: Settings, parameters: int) -> float:
+    """6 a parameter and token; 14 a pair of tokens and element of a head, of which half are masked.
+
+    What is computed again because of checkpointing is not useful. 14 is 4 of the forward pass and
+    10 of the backward pass, in which flash attention makes the scores again.
+    """
+    tokens = settings.batch * settings.length
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = config.num_hidden_layers * config.num_attention_heads * head_dim
+    return 6 * parameters * tokens + 14 * width * tokens * settings.length / 2
+
+
+def _time_step(
+    what: Row, config: PretrainedConfig, settings: Settings, repeats: int, gpu: str | None
+) -> Iterator[Row]:
+    planned = plan(NAME, config, settings).peak.total
+    with torch.device(DEVICE):
+        make_library_workspaces()
+        before = torch.cuda.memory_allocated()
+        model = real_model(config, settings)
+        if not settings.optimizer_in_backward:  # whose hooks would stay
+            run_step(model, replace(settings, length=max(settings.length // 8, 2)))
+        torch.cuda.reset_peak_memory_stats()
+        times = [_seconds(model, settings) for _ in range(repeats)]
+        peak = torch.cuda.max_memory_allocated() - before
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    rate = useful_flop(config, settings, parameters) / median(times)
+    yield replace(
+        what,
+        milliseconds=1000 * median(times),
+        spread=1000 * (max(times) - min(times)) if repeats > 1 else None,
+        tflop_per_s=rate / 1e12,
+        mfu=None if gpu is None else rate / GPUS[gpu].flops_per_second,
+        peak_mib=peak / MIB,
+        planned_mib=planned / MIB,
+    )
+
+
+def _seconds(model: nn.Module, settings: Settings) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run_step(model, settings)
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _time_longest_stock(
+    what: Row, config: PretrainedConfig, at_most: int, gpu: str | None
+) -> Iterator[Row]:
+    """Stock transformers at the longest length that does not run out of memory, from the plan's."""
+    gib = torch.cuda.get_device_properties().total_memory / 2**30
+    base = Settings(length=at_most, implementation=STOCK, gpu=gpu or "h100", **BASE)
+    predicted = min(longest(NAME, config, base, gib).settings.length, at_most)
+    for share in _LONGEST_STOCK_SHARES:
+        settings = replace(base, length=int(share * predicted))
+        row = replace(what, shape=what.shape | {"S": settings.length})
+        try:
+            yield from _time_step(row, config, settings, 1, gpu)
+            return
+        except torch.OutOfMemoryError:
+            pass  # the exception has to be gone before the memory that its frames hold is free
+        gc.collect()
+        torch.cuda.empty_cache()
+        yield replace(row, note="out of memory")
+
+
+def _profile_step(what: Row, config: PretrainedConfig, settings: Settings) -> Iterator[Row]:
+    """Milliseconds of each kind of kernel in one step; `share_of_ceiling` is of the whole here."""
+    on_gpu = DEVICE.type == "cuda"
+    activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
+    with torch.device(DEVICE):
+        model = real_model(config, settings)
+        run_step(model, replace(settings, length=max(settings.length // 8, 2)))
+        with profile(activities=[activity]) as profiler:
+            run_step(model, settings)
+            torch.cuda.synchronize()
+    total: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        total[_kind(event.key)] += (
+            event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        )
+    whole = sum(total.values())
+    for kind, microseconds in total.most_common():
+        yield replace(
+            what,
+            variant=kind,
+            milliseconds=microseconds / 1000,
+            share_of_ceiling=microseconds / whole,
+        )
+
+
+def _kind(kernel: str) -> str:
+    for kind, pattern in KINDS.items():
+        if re.search(pattern, kernel, re.IGNORECASE):
+            return kind
+    return "other"
