@@ -25,8 +25,8 @@ RESULTS = Path("bench/results")
 DOCS = Path("docs")
 PAGE = "gpu_results.md"
 NOTHING = (
-    "**No GPU has run this yet.** Whatever is said of speed on a GPU elsewhere in this project was\n"
-    "published by others, counted, or read from compiled code."
+    "**No GPU has run this yet.** Whatever is said of speed on a GPU elsewhere in this project\n"
+    "was published by others, counted, or read from compiled code."
 )
 _MET = {True: "yes", False: "no", None: ""}
 PREAMBLE = """\

@@ -2,8 +2,8 @@
 
 A tile that fits keeps its accumulators in registers. The tables were made by compiling with Triton
 3.6 to 3.9: the tiles use no stack, which `tests/kernels/attention/test_compile.py` checks, and are
-the largest tried that do not, or those with the fewest instructions per score. Which of them are fastest
-is for the part `tiles` of `python -m bench.gpu` to say (docs/gpu_results.md).
+the largest tried that do not, or those with the fewest instructions per score. Which are fastest is
+for `python -m bench.gpu` to say (docs/gpu_results.md).
 """
 
 from typing import Any, NamedTuple
