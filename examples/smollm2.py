@@ -14,15 +14,23 @@ from lrk.pretrained import load_auto, load_weights
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load_smollm2() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+def load_smollm2(weights: Path | None = None) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The model in float32 and its tokenizer.
 
+    Args:
+        weights: the GGUF file, on a machine that has it without the package.
+
     Raises:
-        ModuleNotFoundError: if the package is not installed.
+        ModuleNotFoundError: if `weights` is None and the package is not installed.
+        ValueError: if `weights` is no file, or cannot be loaded.
     """
-    folder = str(_package_folder())
-    model = load_weights("model", folder, GGUF_FILE, dtype=torch.float32)
-    return model, load_auto(AutoTokenizer, "tokenizer", folder, GGUF_FILE)
+    if weights is None:
+        weights = _package_folder() / GGUF_FILE
+    elif not weights.is_file():
+        raise ValueError(f"weights {str(weights)!r} is not a file; it must be {GGUF_FILE}")
+    folder = str(weights.absolute().parent)
+    model = load_weights("weights", folder, weights.name, dtype=torch.float32)
+    return model, load_auto(AutoTokenizer, "weights", folder, weights.name)
 
 
 def _package_folder() -> Path:

@@ -61,6 +61,13 @@ class EvalArguments:
     trials: int | None = field(
         default=None, metadata=_help("trials a cell (default: what each task's authors run)")
     )
+    grid_trials: int | None = field(
+        default=None, metadata=_help(f"trials a cell of {GRID} (default: trials)")
+    )
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata=_help("tokens of an answer at most (default: what each task's authors allow)"),
+    )
     depths: list[float] = field(
         default_factory=lambda: [float(depth) for depth in range(0, 101, 10)],
         metadata=_help(f"depths of {GRID} in per cent"),
@@ -171,6 +178,8 @@ class EvalArguments:
     def _check_numbers(self) -> None:
         for name in (
             "trials",
+            "grid_trials",
+            "max_new_tokens",
             "batch_size",
             "documents",
             "document_length",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from lrk.eval.pretrained import (
 )
 from lrk.eval.prompt import Encoder
 from lrk.eval.short_context import run_lm_eval
-from lrk.eval.tasks import TASKS, Setting
+from lrk.eval.tasks import GRID, TASKS, Setting
 from lrk.hf import patch
 from lrk.train.telemetry import peak_memory_gib
 
@@ -91,6 +92,11 @@ class Evaluation:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.encoder.tokenizer
 
+    @cached_property
+    def vocabulary(self) -> str:
+        """Fingerprint of the tokenizer, which takes a sixth of a second: not anew for each cell."""
+        return fingerprint_tokenizer(self.tokenizer)
+
     def trials(self, cell: Cell) -> Trials:
         """The trials of a cell whose task is answered by generating text."""
         assert cell.length is not None
@@ -98,8 +104,12 @@ class Evaluation:
         depth = None if cell.depth is None else cell.depth / 100
         setting = Setting(self.encoder, cell.length, seed, self.materials, depth)
         return Trials(
-            cell.task, task.draw(setting), self.encoder, cell.length, task.max_new_tokens, seed
+            cell.task, task.draw(setting), self.encoder, cell.length, self.answer_tokens(cell), seed
         )
+
+    def answer_tokens(self, cell: Cell) -> int:
+        """How long an answer may be."""
+        return self.arguments.max_new_tokens or TASKS[cell.task].max_new_tokens
 
     def size(self, cell: Cell) -> int:
         """Units of haystack in the trials of a cell; in the grid the same at all depths."""
@@ -118,7 +128,8 @@ class Evaluation:
     def count(self, cell: Cell) -> int:
         """Trials, texts, or tasks of lm-eval in a cell."""
         if cell.task in TASKS:
-            return self.arguments.trials or TASKS[cell.task].trials
+            of_grid = self.arguments.grid_trials if cell.task == GRID else None
+            return of_grid or self.arguments.trials or TASKS[cell.task].trials
         return 1 if cell.task == LM_EVAL else len(self.texts)
 
     def settings(self, cell: Cell) -> dict[str, Any]:
@@ -126,7 +137,7 @@ class Evaluation:
         arguments = self.arguments
         found: dict[str, Any] = {
             "model_config": fingerprint_config(self.config),
-            "tokenizer": fingerprint_tokenizer(self.tokenizer),
+            "tokenizer": self.vocabulary,
             "dtype": arguments.dtype,
             "patched": is_patched(arguments, self.config),
             "decoding": arguments.decoding,
@@ -139,6 +150,7 @@ class Evaluation:
         if cell.task in TASKS:
             task = TASKS[cell.task]
             found["trials"] = self.count(cell)
+            found["max_new_tokens"] = arguments.max_new_tokens
             found |= self.materials.fingerprints(task.needs + task.optional)
         elif cell.task in LOSS_TASKS:
             found["texts"] = texts.fingerprint(self._read(cell))
@@ -178,7 +190,7 @@ class Evaluation:
         cells = [cell for cell in self.missing() if cell.task == "longppl"]
         if self.arguments.key_model is None or not cells:
             return
-        judge = load_key_model(self.arguments, fingerprint_tokenizer(self.tokenizer))
+        judge = load_key_model(self.arguments, self.vocabulary)
         check_head(judge, self.texts[0])
         for cell in cells:
             assert cell.length is not None
@@ -206,7 +218,8 @@ class Evaluation:
         while len(rows) < total:
             indices = range(len(rows), min(len(rows) + self.arguments.batch_size, total))
             drawn = [trials(index, size) for index in indices]
-            said = answers(model, self.tokenizer, [ids for _, ids in drawn], task.max_new_tokens)
+            prompts = [ids for _, ids in drawn]
+            said = answers(model, self.tokenizer, prompts, self.answer_tokens(cell))
             for index, (prompt, ids), answer in zip(indices, drawn, said, strict=True):
                 rows.append(
                     {

@@ -91,6 +91,29 @@ def test_a_run_leaves_cells_a_table_and_pictures(config, options, capsys):
 
 
 @pytest.mark.usefixtures("short_answers")
+def test_the_grid_can_have_trials_of_its_own(config, options):
+    assert main([config(tasks=["passkey", "niah_grid"], lengths=[450], grid_trials=1)]) == 0
+    cells = Path(options["output_dir"]) / "cells"
+    counts = {
+        file.stem: len(json.loads(file.read_text())["result"]["trials"]) for file in cells.iterdir()
+    }
+    assert counts == {"passkey-450": 2, "niah_grid-450-depth0": 1, "niah_grid-450-depth100": 1}
+
+
+def test_answers_can_be_kept_short_which_leaves_more_haystack(config, options, capsys):
+    chosen = {"tasks": ["niah_multikey_3"], "lengths": [512]}
+    assert main([config(**chosen, max_new_tokens=4)]) == 0
+    cell = Path(options["output_dir"]) / "cells" / "niah_multikey_3-512.json"
+    found = json.loads(cell.read_text())
+    assert found["settings"]["max_new_tokens"] == 4
+    assert all(512 - 64 < trial["tokens"] <= 508 for trial in found["result"]["trials"])
+    assert main([config(**chosen, max_new_tokens=5)]) == 2
+    assert "max_new_tokens was 4 and is 5" in capsys.readouterr().err
+    assert main([config(**chosen, max_new_tokens=0)]) == 2
+    assert "max_new_tokens is 0; it must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short_answers")
 def test_finished_cells_are_not_repeated_and_others_are_added(config, options, monkeypatch):
     assert main([config(tasks=["passkey"], lengths=[450])]) == 0
     folder = Path(options["output_dir"])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lrk.eval import niah
-from lrk.eval.fitting import Trial, Trials
+from lrk.eval.fitting import Draw, Trial, Trials
 from lrk.eval.frequent_words import occurrences
 from lrk.eval.haystack import FILLER
 from lrk.eval.prompt import Encoder, Prompt
@@ -245,6 +245,36 @@ def test_occurrences_are_those_of_the_zeta_distribution():
 def test_too_short_a_length_is_refused(trials, name):
     with pytest.raises(ValueError, match=f"length 60 is too short for task {name}"):
         trials(name, length=60).size()
+
+
+@pytest.mark.parametrize("name", ["passkey", "niah_grid", "niah_multikey_3", "vt"])
+@pytest.mark.parametrize("length", [1024, 4096])
+def test_a_size_is_the_largest_that_fits_and_takes_few_prompts(trials, name, length, monkeypatch):
+    encoded = []
+    encode = Encoder.__call__
+
+    def counted(self, prompt):
+        encoded.append(prompt)
+        return encode(self, prompt)
+
+    monkeypatch.setattr(Encoder, "__call__", counted)
+    made = trials(name, length, depth=0.5 if name == GRID else None)
+    size = made.size()
+    assert len(encoded) <= 10
+    room = length - TASKS[name].max_new_tokens
+    assert made._tokens(size) <= room < made._tokens(size + 1)
+
+
+def test_a_size_is_found_where_prompts_do_not_grow_evenly(encoder):
+    def grows(trial: Trial, size: int) -> Prompt:
+        return Prompt(" ".join([FILLER] * (size * size // 50)), "", ())
+
+    made = Trials("uneven", Draw(grows), encoder, 4096, 8, 42)
+    size = made.size()
+    assert made._tokens(size) <= 4088 < made._tokens(size + 1)
+    with pytest.raises(ValueError, match="no more"):
+        replace(made, draw=Draw(grows, largest=size, largest_reason="no more")).size()
+    assert replace(made, draw=Draw(grows, largest=size + 1)).size() == size
 
 
 def test_too_few_words_are_refused(trials):
