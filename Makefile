@@ -67,17 +67,17 @@ proof: .venv
 	$(PY) -m studies.proof
 
 test: .venv
-	$(PY) -m pytest --numprocesses 2
+	$(PY) -m pytest --numprocesses 2 --dist loadgroup
 
 test-oldest: .venv-oldest
-	.venv-oldest/bin/python -m pytest --numprocesses 2
+	.venv-oldest/bin/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-gpu-stack: .venv-gpu
-	.venv-gpu/bin/python -m pytest --numprocesses 2
+	.venv-gpu/bin/python -m pytest --numprocesses 2 --dist loadgroup
 
 test-newest: .venv-newest
 	.venv-newest/bin/python -m lrk.env
-	.venv-newest/bin/python -m pytest --numprocesses 2
+	.venv-newest/bin/python -m pytest --numprocesses 2 --dist loadgroup
 
 # Renew what is written down, within the ranges of pyproject.toml.
 lock: lock-default lock-oldest lock-gpu

@@ -7,8 +7,9 @@ results it says so.
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -20,10 +21,13 @@ from bench.gpu.results import Results, results_in
 from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
 from bench.gpu.tiles import Timed, best
 from lrk.atomic import atomic_file, write_text
+from studies.real_model.figures import draw as draw_study
+from studies.real_model.report import markdown as markdown_of_study
+from studies.real_model.results import read as read_study
 
 RESULTS = Path("bench/results")
 DOCS = Path("docs")
-PAGE = "gpu_results.md"
+PAGE, PICTURES = "gpu_results.md", "gpu_results"
 NOTHING = (
     "**No GPU has run this yet.** Whatever is said of speed on a GPU elsewhere in this project\n"
     "was published by others, counted, or read from compiled code."
@@ -37,16 +41,39 @@ wrote. [docs/gpu.md](gpu.md) says what is measured and how, and how to run it on
 """
 
 
-def page(results: dict[str, Results]) -> str:
-    """Markdown, for the results of each card."""
-    if not results:
+class Card(NamedTuple):
+    """What one card said: of the operations, and of the study of a real model if it ran there."""
+
+    name: str
+    results: Results
+    study: dict[str, Any] | None = None
+
+
+Pictures = Mapping[str, Sequence[Path]]
+"""Those of each card, under docs."""
+
+
+def page(cards: Sequence[Card], pictures: Pictures) -> str:
+    """Markdown, a section a card."""
+    if not cards:
         return f"{PREAMBLE}\n{NOTHING}\n"
-    return PREAMBLE + "".join("\n" + "\n".join(_card(*each)) + "\n" for each in results.items())
+    sections = ("\n".join(_card(card, pictures.get(card.name, ()))) for card in cards)
+    return PREAMBLE + "".join(f"\n{section}\n" for section in sections)
 
 
-def _card(name: str, results: Results) -> Iterator[str]:
-    yield f"## {name}"
+def _card(card: Card, pictures: Sequence[Path]) -> Iterator[str]:
+    yield f"## {card.name}"
     yield ""
+    if card.results.rows:
+        yield from _operations(card.results)
+    if card.study is not None:
+        yield "### A real model"
+        yield ""
+        yield markdown_of_study(card.study)
+    yield from (f"![{path.stem}]({path.as_posix()})" for path in pictures)
+
+
+def _operations(results: Results) -> Iterator[str]:
     yield f"{results.heading}."
     yield ""
     yield from _table(
@@ -59,8 +86,6 @@ def _card(name: str, results: Results) -> Iterator[str]:
     for part, section in _SECTIONS.items():
         if part in results.rows:
             yield from section(results.rows[part])
-    if "kernels" in results.rows:
-        yield f"![Attention on {name}]({picture_name(name)})"
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -194,10 +219,6 @@ _SECTIONS = {
 }
 
 
-def picture_name(card: str) -> str:
-    return f"gpu_attention_{card}.png"
-
-
 def draw(results: Results, path: Path) -> None:
     """TFLOP/s of attention, forward and backward, a bar a provider."""
     rows = [row for row in results.rows["kernels"] if row.op == "attention" and row.tflop_per_s]
@@ -229,18 +250,34 @@ def _shape(row: Row) -> str:
     return f"B{sizes['B']} S{sizes['S']:,}\nH{sizes['H']}/{sizes['Hk']} D{sizes['D']}{documents}"
 
 
-def results_of_cards(folder: Path) -> dict[str, Results]:
-    """The results of each folder in a folder.
+def _draw_card(card: Card, docs: Path) -> list[Path]:
+    """Draw what there is of a card; returns the pictures, under `docs`."""
+    folder = docs / PICTURES / card.name
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    if "kernels" in card.results.rows:
+        drawn.append(folder / "attention.png")
+        draw(card.results, drawn[-1])
+    if card.study is not None:
+        drawn += draw_study(card.study, folder)
+    return [path.relative_to(docs) for path in drawn]
+
+
+def cards_in(folder: Path) -> list[Card]:
+    """The cards that have results in a folder.
 
     Raises:
-        ValueError: for those of a rehearsal.
+        ValueError: for results of a rehearsal.
     """
-    folders = sorted(each for each in folder.glob("*") if each.is_dir())
-    found = {each.name: results_in(each) for each in folders}
-    for name, results in found.items():
-        if results.rehearsed:
-            raise ValueError(f"{folder / name} holds a rehearsal: must be results of a GPU")
-    return {name: results for name, results in found.items() if results.rows}
+    cards = []
+    for each in sorted(path for path in folder.glob("*") if path.is_dir()):
+        study = each / "real_model.json"
+        card = Card(each.name, results_in(each), read_study(study) if study.exists() else None)
+        if card.results.rehearsed or (card.study is not None and card.study["rehearsal"]):
+            raise ValueError(f"{each} holds a rehearsal: must be results of a GPU")
+        if card.results.rows or card.study is not None:
+            cards.append(card)
+    return cards
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,14 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page goes")
     arguments = parser.parse_args(argv)
     try:
-        results = results_of_cards(arguments.results)
+        cards = cards_in(arguments.results)
     except ValueError as error:
         print(f"bench.gpu.docs: {error}", file=sys.stderr)
         return 2
-    for name, each in results.items():
-        if "kernels" in each.rows:
-            draw(each, arguments.docs / picture_name(name))
-    write_text(arguments.docs / PAGE, page(results))
+    pictures = {card.name: _draw_card(card, arguments.docs) for card in cards}
+    write_text(arguments.docs / PAGE, page(cards, pictures))
     return 0
 
 

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.gpu.docs import Card, page
 from bench.gpu.docs import main as make_docs
-from bench.gpu.docs import page
 from bench.gpu.results import PARTS, results_in
 from bench.gpu.row import BACKWARD, BOTH, FORWARD
 from bench.gpu.stand_in import CARD
@@ -59,7 +59,7 @@ def test_rehearsal(tmp_path):
     assert len(text.splitlines()) <= MAX_LINES
     assert "A REHEARSAL" in text
     assert text in run.stdout
-    assert "## card" in page({"card": results})
+    assert "## card" in page([Card("card", results)], {})
 
     # Its figures get into no page.
     assert make_docs(["--results", str(tmp_path), "--docs", str(tmp_path)]) == 2

@@ -1,12 +1,15 @@
 """Table, aims, comparison and page, from results as a GPU would leave them."""
 
+import json
+import re
 from dataclasses import replace
 
 from bench.case import MODELS
 from bench.gpu.aims import aims
 from bench.gpu.compare import compare
 from bench.gpu.compare import main as compare_main
-from bench.gpu.docs import draw, page
+from bench.gpu.docs import main as docs_main
+from bench.gpu.docs import page
 from bench.gpu.results import Results
 from bench.gpu.row import BACKWARD, BOTH, FORWARD, Report, Row, as_json, from_json
 from bench.gpu.sizes import REAL
@@ -102,14 +105,54 @@ def test_compare(tmp_path, capsys):
     assert "holds no results" in capsys.readouterr().err
 
 
+STUDY = {
+    "settings": {
+        "window": 128, "target": 256, "seconds": 30, "documents": 1, "device": "cuda", "depths": [0]
+    },
+    "rehearsal": False,
+    "environments": [{"gpus": ["H100"], "packages": HEADER["packages"] | {"transformers": "5"},
+                      "commit": "abc"}],
+    "trainings": [],
+    "measurements": [
+        {"model": name, "seed": 0, "seconds": 1.0, "cells": [
+            {"task": "passkey", "length": 256, "depth": None,
+             "trials": [{"trial": n, "depth": 0.5, "score": float(n < hits)} for n in range(20)]}
+        ]}
+        for name, hits in (("full length", 20), ("LongRecipe", 19))
+    ],
+}  # fmt: skip
+
+
 def test_page(tmp_path):
-    text = page({"nvidia-h100": results()})
+    """Every card's operations, study and pictures, from files alone."""
+    folder = tmp_path / "results" / "nvidia-h100"
+    folder.mkdir(parents=True)
+    for part, rows in results().rows.items():
+        report = Report(folder / f"{part}.json", dict(HEADER))
+        for each in rows:
+            report.add(each)
+    (folder / "real_model.json").write_text(json.dumps(STUDY))
+    (tmp_path / "docs").mkdir()
+    words = ["--results", str(tmp_path / "results"), "--docs", str(tmp_path / "docs")]
+    assert docs_main(words) == 0
+    text = (tmp_path / "docs/gpu_results.md").read_text()
     assert "| attention B4 H48 D128 S8192 forward at most 6 ms | 5.50 ms | yes |" in text
     assert "Not timed: Liger: not installed." in text
     assert "| lrk | 39,322 |  | 8.6 | 39.2% | 38.70 | 38.00 |" in text
-    draw(results(), tmp_path / "attention.png")
-    assert (tmp_path / "attention.png").stat().st_size > 10_000
-    assert "No GPU has run this yet" in page({})
+    assert "### A real model" in text
+    assert "| LongRecipe | 95 [76–99] of 20 |" in text
+    linked = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert "gpu_results/nvidia-h100/attention.png" in linked
+    assert len(linked) > 1
+    for picture in linked:
+        assert (tmp_path / "docs" / picture).stat().st_size > 5_000
+
+    (folder / "real_model.json").write_text(json.dumps(STUDY | {"rehearsal": True}))
+    assert docs_main(words) == 2
+
+
+def test_page_of_nothing():
+    assert "No GPU has run this yet" in page([], {})
 
 
 def test_names_of_cards():
