@@ -67,17 +67,17 @@ proof: .venv
 	$(PY) -m studies.proof
 
 test: .venv
-	$(PY) -m pytest --numprocesses 2 --dist loadgroup
+	$(PY) -m pytest --numprocesses 2
 
 test-oldest: .venv-oldest
-	.venv-oldest/bin/python -m pytest --numprocesses 2 --dist loadgroup
+	.venv-oldest/bin/python -m pytest --numprocesses 2
 
 test-gpu-stack: .venv-gpu
-	.venv-gpu/bin/python -m pytest --numprocesses 2 --dist loadgroup
+	.venv-gpu/bin/python -m pytest --numprocesses 2
 
 test-newest: .venv-newest
 	.venv-newest/bin/python -m lrk.env
-	.venv-newest/bin/python -m pytest --numprocesses 2 --dist loadgroup
+	.venv-newest/bin/python -m pytest --numprocesses 2
 
 # Renew what is written down, within the ranges of pyproject.toml.
 lock: lock-default lock-oldest lock-gpu

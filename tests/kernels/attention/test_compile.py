@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 
-# What takes the time is done once, for all tests of the file.
-pytestmark = pytest.mark.xdist_group("compiled attention")
-
 ROOT = Path(__file__).parents[3]
 KERNELS = {"_attention_forward", "_attention_query_gradient", "_attention_key_gradient"}
 

@@ -15,9 +15,6 @@ import pytest
 
 from tests.kernels.launch.libcuda import ROOT, build, why_not
 
-# What takes the time is done once, for all tests of the file.
-pytestmark = pytest.mark.xdist_group("launches")
-
 WITH_TENSOR_MAPS = ("sm_90", "sm_100")
 
 

@@ -20,9 +20,6 @@ from bench.machine_code import read
 from bench.offline import compiled_launches
 from lrk.kernels.rope import kernel
 
-# What takes the time is done once, for all tests of the file.
-pytestmark = pytest.mark.xdist_group("compiled rope")
-
 for head_dim, rotary_dim, dtype in json.loads(sys.argv[1]):
     q = torch.empty(1, 4096, 4, head_dim, dtype=getattr(torch, dtype)).transpose(1, 2)
     position_ids = torch.empty(1, 4096, dtype=torch.int32)
