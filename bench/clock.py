@@ -16,6 +16,7 @@ from bench.device import DEVICE
 
 MAX_REPEATS = 50
 _CYCLES_PER_SECOND = 2e9  # at most; a slower clock only waits longer
+_LONGEST_WAIT = 0.05  # seconds: a host that took longer did something that it will not do again
 
 
 class Timing(NamedTuple):
@@ -43,29 +44,30 @@ def measure(call: Callable[[], object], seconds: float = 0.2) -> Timing:
     least = 3 if once < 2 * seconds else 2
     repeats = min(MAX_REPEATS, max(least, int(seconds / once)))
     times = _device_milliseconds(call, repeats, host)
-    low, _, high = quantiles(times, n=4)
+    low, _, high = quantiles(times, n=4, method="inclusive")
     return Timing(median(times), high - low, 1e6 * host)
 
 
 def _host_seconds(call: Callable[[], object], calls: int) -> list[float]:
-    """Time until each of some calls returned."""
+    """Time until each of some calls returned, the device idle before each."""
     times = []
     for _ in range(calls):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    torch.cuda.synchronize()
+        torch.cuda.synchronize()
     return times
 
 
 def _device_milliseconds(call: Callable[[], object], repeats: int, host: float) -> list[float]:
     cache = torch.cuda.get_device_properties().L2_cache_size
     flush = torch.empty(4 * cache, dtype=torch.int8, device=DEVICE)
+    wait = min(1.5 * host + 2e-5, _LONGEST_WAIT)
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     torch.cuda.synchronize()
     for start, end in events:
         flush.zero_()
-        torch.cuda._sleep(int((1.5 * host + 2e-5) * _CYCLES_PER_SECOND))
+        torch.cuda._sleep(int(wait * _CYCLES_PER_SECOND))
         start.record()
         call()
         end.record()

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--parts", nargs="+", choices=PARTS, default=[*PARTS], help="default: all, in this order"
     )
     parser.add_argument(
-        "--budget", type=float, default=600, metavar="SECONDS", help="of all parts together"
+        "--budget", type=float, default=900, metavar="SECONDS", help="of all parts together"
     )
     parser.add_argument("--seed", type=int, help="of the inputs; default: another one every time")
     parser.add_argument("--commit", help="of the sources, where they are not a checkout of git")
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A part is a process of its own, started with these.
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--until", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     try:
         options = Options(
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.commit,
         )
         if arguments.part is not None:
-            return run_part(options, arguments.part, arguments.first)
+            return run_part(options, arguments.part, arguments.first, arguments.until)
         return run_session(options)
     except ValueError as error:
         print(f"bench.gpu: {error}", file=sys.stderr)

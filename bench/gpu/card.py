@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.clock import measure
 from bench.device import DEVICE
 from bench.gpu.cell import Cell
 from bench.gpu.row import FORWARD, Row
 from bench.gpu.sizes import Sizes
+from bench.gpu.timing import timed
 from lrk.kernels.cross_entropy.chunks import add_product, product
 
 
@@ -29,7 +29,7 @@ class Ceilings:
             (row.gb_per_s, self.gb_per_s),
         ):
             if reached is not None and most is not None:
-                return replace(row, share_of_ceiling=reached / most)
+                return replace(row, share=reached / most)
         return row
 
 
@@ -54,14 +54,8 @@ def _time_copy(what: Row, size: int) -> Iterator[Row]:
     """Bytes read and bytes written."""
     source = torch.randint(0, 127, (size,), dtype=torch.int8, device=DEVICE)
     target = torch.empty_like(source)
-    timing = measure(lambda: target.copy_(source), seconds=0.5)
-    yield replace(
-        what,
-        milliseconds=timing.milliseconds,
-        spread=timing.spread,
-        host_microseconds=timing.host_microseconds,
-        gb_per_s=2 * size / timing.milliseconds / 1e6,
-    )
+    target.copy_(source)
+    yield timed(what, lambda: target.copy_(source), traffic=2 * size, seconds=0.5)
 
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -78,11 +72,4 @@ def _time_product(
     a, b = (torch.randn(n, n, device=DEVICE).bfloat16() for _ in range(2))
     total = torch.zeros(n, n, device=DEVICE)
     multiply(a, b, total)
-    timing = measure(lambda: multiply(a, b, total), seconds=0.5)
-    yield replace(
-        what,
-        milliseconds=timing.milliseconds,
-        spread=timing.spread,
-        host_microseconds=timing.host_microseconds,
-        tflop_per_s=2 * n**3 / timing.milliseconds / 1e9,
-    )
+    yield timed(what, lambda: multiply(a, b, total), flop=2 * n**3, seconds=0.5)

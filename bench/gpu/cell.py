@@ -1,6 +1,7 @@
 """A part is a list of cells; each is measured by itself, and what goes wrong in one stays there."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -25,21 +26,32 @@ class Cell(NamedTuple):
 def measure_all(cells: Sequence[Cell], report: Report, deadline: float, first: int = 0) -> int:
     """Measure the cells from `first` on, until `deadline` (of `time.monotonic`).
 
+    The report says at each moment which cell is at work, for whoever has to end a hang.
+
     Returns:
-        FINISHED; or the number of the cell to go on with in a new process, after a fault that this
-        process cannot outlive: CUDA answers every later call with it.
+        FINISHED; or the number of the cell with a fault that this process cannot outlive: CUDA
+        answers every later call with it.
     """
-    for number, cell in enumerate(cells):
-        if number < first:
-            continue
-        if time.monotonic() > deadline:
-            report.add(replace(cell.what, note="left out: out of time"))
-            continue
-        fault = _measure(cell, report)
-        if fault is not None and not _device_answers():
-            report.add(replace(cell.what, ok=False, note=f"the device is lost: {fault}"))
-            return number + 1
-    return FINISHED
+    gc.freeze()  # modules need not be looked through after every cell
+    try:
+        for number, cell in enumerate(cells):
+            if number < first:
+                continue
+            if time.monotonic() > deadline:
+                report.add(replace(cell.what, note="left out: out of time"))
+                continue
+            report.begin(number, cell.what)
+            fault = _measure(cell, report)
+            if fault is not None and not _device_answers():
+                return number
+        return FINISHED
+    finally:
+        gc.unfreeze()
+
+
+def _wrong(what: Row, note: str) -> Row:
+    """A fault; only ours makes a run red."""
+    return replace(what, ok=False if what.provider.startswith("lrk") else None, note=note)
 
 
 def _measure(cell: Cell, report: Report) -> str | None:
@@ -56,13 +68,12 @@ def _measure(cell: Cell, report: Report) -> str | None:
         return None
     # Whatever a compiler, a peer or a driver raises is what the report is for.
     except Exception as error:
-        ok = False if cell.what.provider.startswith("lrk") else None
-        report.add(replace(cell.what, ok=ok, note=one_line(error)))
+        report.add(_wrong(cell.what, one_line(error)))
         return one_line(error)
     finally:
         gc.collect()
-        if _device_answers():
-            torch.cuda.empty_cache()
+        if "torch._dynamo" in sys.modules:
+            torch.compiler.reset()  # a function is compiled anew only so often
 
 
 def _device_answers() -> bool:

@@ -76,8 +76,10 @@ def call(job: Job) -> None:
     if job.attention is not None:
         q, k, v = _heads(job.attention)
         with with_tiles(job.candidate) if job.candidate else nullcontext():
-            out, _ = attention_triton(q, k, v, **job.attention.arguments(_CPU), return_lse=True)
-            torch.autograd.grad(out, (q, k, v), torch.empty_like(out))
+            outputs = attention_triton(q, k, v, **job.attention.arguments(_CPU), return_lse=True)
+            upstream = [torch.empty_like(x) for x in outputs]
+            torch.autograd.grad(outputs, (q, k, v), upstream, retain_graph=True)
+            torch.autograd.grad(outputs[0], (q, k, v), upstream[0])
     elif job.rope is not None:
         q, k, _ = _heads(job.rope)
         positions = torch.empty(1, job.rope.q_length, dtype=torch.int64)

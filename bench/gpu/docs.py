@@ -158,7 +158,7 @@ def _provider(name: str, rows: dict[str, Row]) -> Sequence[str]:
     row = rows.get(BOTH) or next(iter(rows.values()))
     return (
         name, forward, backward, _number(row.milliseconds), _number(row.tflop_per_s),
-        _number(row.gb_per_s, ",.0f"), _number(row.share_of_ceiling, ".0%"),
+        _number(row.gb_per_s, ",.0f"), _number(row.share, ".0%"),
         _number(row.peak_mib, ",.0f"), _number(row.host_microseconds, ",.0f"),
         _number(row.error, ".1e"), _number(row.plain_error, ".1e"),
     )  # fmt: skip
@@ -203,7 +203,7 @@ def _step(rows: Sequence[Row]) -> Iterator[str]:
     head = ("step of", "tokens", "with", "s", "MFU", "GiB", "planned GiB")
     yield from _table(head, lines)
     lines = [
-        (row.variant, _number(row.milliseconds, ",.0f"), _number(row.share_of_ceiling, ".1%"))
+        (row.variant, _number(row.milliseconds, ",.0f"), _number(row.share, ".1%"))
         for row in rows
         if row.op == "kernel"
     ]

@@ -1,23 +1,24 @@
 """How fast, beside whom: each operation and its peers at the shapes of models."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.case import Model
-from bench.clock import measure, peak_bytes
 from bench.device import DEVICE
 from bench.gpu import truth
 from bench.gpu.cases import random_heads
 from bench.gpu.cell import Cell
 from bench.gpu.correct import plain_rope
 from bench.gpu.judge import Judged, Verdict, judge
-from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
+from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row, dtype_name
 from bench.gpu.sizes import Sizes
+from bench.gpu.timing import timed
 from bench.peers import attention, cross_entropy, rope
 from bench.peers.attention import Attend, Documents
 from bench.peers.cross_entropy import Loss
@@ -26,44 +27,39 @@ from lrk.kernels.rope import rope_reference
 
 LRK = "lrk"
 TOLD = "lrk, told of documents"
-FLEX = "FlexAttention"  # compiled for each shape, which takes ten times what it then runs
 COPY = "copy of the same bytes"
 THREE_PRODUCTS = "its three products alone"
 
 
 def cells(sizes: Sizes) -> Iterator[Cell]:
-    """The published shape of attention, then everything by length, the shortest first."""
-    dtype = sizes.dtype
+    """What the aims ask first, then the other lengths; last what has to be compiled for each shape,
+    which takes longer than it then runs."""
+    middle = sizes.lengths[len(sizes.lengths) // 2]
     b, h, hk, d, s = sizes.published
-    yield from _attention_cells(AttentionShape(b, s, h, hk, d, 1, dtype), sizes)
+    published = AttentionShape(b, s, h, hk, d, 1, sizes.dtype)
+    yield from _attention_cells(published, sizes, ATTENTION)
+    yield from _cells_of_length(middle, sizes)
+    yield from _loss_cells(sizes, LOSS)
     for length in sizes.lengths:
-        for model in sizes.models.values():
-            yield from _rope_cells(model, length, dtype)
-            heads = model.num_heads, model.num_kv_heads, model.head_dim
-            for documents in (1, sizes.packed):
-                whole = length // documents * documents
-                yield from _attention_cells(
-                    AttentionShape(1, whole, *heads, documents, dtype), sizes
-                )
-        if length == sizes.lengths[0]:
-            yield from _loss_cells(sizes)
+        if length != middle:
+            yield from _cells_of_length(length, sizes)
+    model = next(iter(sizes.models.values()))
+    yield from _rope_cells(model, middle, sizes.dtype, ROPE_COMPILED)
+    yield from _loss_cells(sizes, LOSS_COMPILED)
+    for documents in (1, sizes.packed):
+        shape = _shape(model, middle, documents, sizes.dtype)
+        yield from _attention_cells(shape, sizes, ATTENTION_COMPILED)
 
 
-def timed(
-    what: Row, call: Callable[[], object], flop: float | None = None, traffic: float | None = None
-) -> Row:
-    """The row with its times, rates and memory; `call` was made before."""
-    timing = measure(call)
-    seconds = timing.milliseconds / 1000
-    return replace(
-        what,
-        milliseconds=timing.milliseconds,
-        spread=timing.spread,
-        host_microseconds=timing.host_microseconds,
-        tflop_per_s=None if flop is None else flop / seconds / 1e12,
-        gb_per_s=None if traffic is None else traffic / seconds / 1e9,
-        peak_mib=peak_bytes(call) / 2**20,
-    )
+def _cells_of_length(length: int, sizes: Sizes) -> Iterator[Cell]:
+    """Of one document of the greatest length, which takes seconds, the fastest peers only."""
+    is_greatest = length == max(sizes.lengths) > min(sizes.lengths)
+    some = {name: ATTENTION[name] for name in FASTEST} if is_greatest else ATTENTION
+    for model in sizes.models.values():
+        yield from _rope_cells(model, length, sizes.dtype, ROPE)
+        for documents, providers in ((1, some), (sizes.packed, ATTENTION)):
+            shape = _shape(model, length, documents, sizes.dtype)
+            yield from _attention_cells(shape, sizes, providers)
 
 
 def three_ways(
@@ -88,6 +84,8 @@ def three_ways(
     for direction, call in ((FORWARD, forward), (BACKWARD, backward), (BOTH, both)):
         amounts = [amount and amount[direction] for amount in (flop, traffic)]
         with torch.set_grad_enabled(direction != FORWARD):
+            if direction == FORWARD:
+                call()  # without gradients it is another graph to a compiler
             yield timed(replace(what, direction=direction), call, *amounts)
 
 
@@ -128,35 +126,35 @@ class AttentionShape(NamedTuple):
         return 2 * products * pairs * self.head_dim
 
 
-ATTENTION: dict[str, Callable[[Documents], Attend]] = {
+def _shape(model: Model, length: int, documents: int, dtype: torch.dtype) -> AttentionShape:
+    whole = length // documents * documents
+    heads = model.num_heads, model.num_kv_heads, model.head_dim
+    return AttentionShape(1, whole, *heads, documents, dtype)
+
+
+AttentionProviders = Mapping[str, Callable[[Documents], Attend]]
+ATTENTION: AttentionProviders = {
     LRK: attention.lrk_triton,
     TOLD: attention.lrk_documents,
     "SDPA flash": attention.sdpa_flash,
     "SDPA cuDNN": attention.sdpa_cudnn,
-    FLEX: attention.flex,
     "varlen_attn": attention.varlen,
     "flash-attn": attention.flash_attn,
     "flash-attn-3": attention.flash_attn_3,
     "fla": attention.fla,
 }
+FASTEST = (LRK, "SDPA flash", "SDPA cuDNN")
+ATTENTION_COMPILED: AttentionProviders = {"FlexAttention": attention.flex}
 
 
-def _attention_cells(shape: AttentionShape, sizes: Sizes) -> Iterator[Cell]:
-    for name, provider in ATTENTION.items():
-        if name == TOLD and (shape.documents > 1 or shape.batch > 1):
+def _attention_cells(
+    shape: AttentionShape, sizes: Sizes, providers: AttentionProviders
+) -> Iterator[Cell]:
+    for name, provider in providers.items():
+        if name == TOLD and shape.documents > 1:  # as `lrk`
             continue
-        if name == FLEX and not _is_middle(shape, sizes):
-            continue
-        what = Row("attention", BOTH, shape.sizes, _name(shape.dtype), name)
+        what = Row("attention", BOTH, shape.sizes, dtype_name(shape.dtype), name)
         yield Cell(what, partial(_time_attention, what, provider, shape, sizes.error_up_to))
-
-
-def _is_middle(shape: AttentionShape, sizes: Sizes) -> bool:
-    """Whether it is the first model's at the middle length."""
-    model = next(iter(sizes.models.values()))
-    length = sizes.lengths[len(sizes.lengths) // 2]
-    whole = length // shape.documents * shape.documents
-    return (shape.batch, shape.heads, shape.length) == (1, model.num_heads, whole)
 
 
 class AttentionInputs(NamedTuple):
@@ -190,7 +188,7 @@ def _time_attention(
     shape: AttentionShape,
     error_up_to: int,
 ) -> Iterator[Row]:
-    attend = provider(Documents(shape.documents, shape.length))
+    attend = provider(Documents(shape.documents, shape.length, shape.batch))
     inputs = _attention_inputs(shape, error_up_to)
     leaves = [x.detach().requires_grad_() for x in inputs[:3]]
 
@@ -215,7 +213,8 @@ def _judged_attention(
     inputs: AttentionInputs,
 ) -> Row:
     outputs = forward()
-    gradients = torch.autograd.grad(outputs, leaves, (inputs.grad_out,))
+    # Retained as for the times: a compiled backward that is not may use its inputs up.
+    gradients = torch.autograd.grad(outputs, leaves, (inputs.grad_out,), retain_graph=True)
     if inputs.exact is None or inputs.plain is None:
         return what
     heads = slice(inputs.exact.out.shape[0])
@@ -235,21 +234,43 @@ def _judged_attention(
 
 # RoPE.
 
-ROPE: dict[str, Callable[[Model], Rotate]] = {
+RopeProviders = Mapping[str, Callable[[Model], Rotate]]
+ROPE: RopeProviders = {
     LRK: rope.lrk_triton,
     "transformers": rope.transformers,
     "transformers, given tables": rope.transformers_given_tables,
-    "compiled": rope.compiled,
     "Liger": rope.liger,
-    COPY: lambda shape: lambda q, k, position_ids: (q.clone(), k.clone()),
 }
+ROPE_COMPILED: RopeProviders = {"compiled": rope.compiled}
 
 
-def _rope_cells(model: Model, length: int, dtype: torch.dtype) -> Iterator[Cell]:
-    shape = {"B": 1, "S": length, "H": model.num_heads, "Hk": model.num_kv_heads}
-    for name, provider in ROPE.items():
-        what = Row("rope", BOTH, shape | {"D": model.head_dim}, _name(dtype), name)
-        yield Cell(what, partial(_time_rope, what, provider, model, length, dtype))
+def _rope_cells(
+    model: Model, length: int, dtype: torch.dtype, providers: RopeProviders
+) -> Iterator[Cell]:
+    heads = {"H": model.num_heads, "Hk": model.num_kv_heads, "D": model.head_dim}
+    what = Row("rope", BOTH, {"B": 1, "S": length, **heads}, dtype_name(dtype), COPY)
+    for name, provider in providers.items():
+        named = replace(what, provider=name)
+        yield Cell(named, partial(_time_rope, named, provider, model, length, dtype))
+    if LRK in providers:
+        yield Cell(what, partial(_time_copy, what, model, length, dtype))
+
+
+def _time_copy(what: Row, model: Model, length: int, dtype: torch.dtype) -> Iterator[Row]:
+    """q and k, or their gradients, once; for both ways twice."""
+    q, k = (
+        random_heads(1, h, length, model.head_dim, dtype)
+        for h in (model.num_heads, model.num_kv_heads)
+    )
+
+    def copy() -> object:
+        return q.clone(), k.clone()
+
+    moved = 2 * (q.numel() + k.numel()) * q.itemsize
+    copy()
+    yield timed(replace(what, direction=FORWARD), copy, traffic=moved)
+    yield timed(replace(what, direction=BACKWARD), copy, traffic=moved)
+    yield timed(what, lambda: (copy(), copy()), traffic=2 * moved)
 
 
 def _time_rope(
@@ -260,8 +281,7 @@ def _time_rope(
     q, k, *upstream = (random_heads(1, h, length, model.head_dim, dtype) for h in (*heads, *heads))
     leaves = [x.requires_grad_() for x in (q, k)]
     positions = torch.arange(length, device=DEVICE)[None]
-    if what.provider != COPY:
-        what = _judged_rope(what, rotate, q, k, positions, model)
+    what = _judged_rope(what, rotate, q, k, positions, model)
     if what.ok is False:
         yield what
         return
@@ -299,25 +319,25 @@ def _judged_rope(
 
 # The loss.
 
-LOSS: dict[str, Callable[[], Loss]] = {
+LossProviders = Mapping[str, Callable[[], Loss]]
+LOSS: LossProviders = {
     LRK: cross_entropy.lrk_triton,
     "eager": cross_entropy.eager,
-    "compiled": cross_entropy.compiled,
     "F.linear_cross_entropy": cross_entropy.torch_chunked,
     "Liger": cross_entropy.liger,
     "cut-cross-entropy": cross_entropy.cut_cross_entropy,
 }
+LOSS_COMPILED: LossProviders = {"compiled": cross_entropy.compiled}
 
 
-def _loss_cells(sizes: Sizes) -> Iterator[Cell]:
-    for tokens in sizes.loss_tokens:
-        for model in sizes.models.values():
-            shape = {"N": tokens, "W": model.hidden, "V": model.vocab}
-            name = _name(sizes.dtype)
-            for provider, loss in LOSS.items():
-                what = Row("linear_cross_entropy", BOTH, shape, name, provider)
-                yield Cell(what, partial(_time_loss, what, loss, sizes.dtype))
-            what = Row("linear_cross_entropy", BOTH, shape, name, THREE_PRODUCTS)
+def _loss_cells(sizes: Sizes, providers: LossProviders) -> Iterator[Cell]:
+    for tokens, model in product(sizes.loss_tokens, sizes.models.values()):
+        shape = {"N": tokens, "W": model.hidden, "V": model.vocab}
+        what = Row("linear_cross_entropy", BOTH, shape, dtype_name(sizes.dtype), THREE_PRODUCTS)
+        for name, loss in providers.items():
+            named = replace(what, provider=name)
+            yield Cell(named, partial(_time_loss, named, loss, sizes.dtype))
+        if LRK in providers:
             yield Cell(what, partial(_time_products, what, sizes.dtype))
 
 
@@ -394,7 +414,3 @@ def _time_products(what: Row, dtype: torch.dtype) -> Iterator[Row]:
     flop = 2 * tokens * width * vocab
     yield timed(replace(what, direction=FORWARD), forward, flop)
     yield timed(what, both, 3 * flop)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lrk.atomic import write_text
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
@@ -23,12 +25,12 @@ class Row:
         dtype: of the inputs.
         provider: `lrk`, or whose implementation it is.
         variant: what is special about it: a mask, a tile, a memory technique.
-        milliseconds: median over the repetitions, of work on the device.
+        milliseconds: median over the repetitions, of work on the device; of a step, the fastest.
         spread: milliseconds between the quartiles.
         host_microseconds: of the host, to queue a call. Not part of `milliseconds`.
         tflop_per_s: useful FLOP, as docs/gpu.md counts them, over the median.
         gb_per_s: bytes that any implementation must move, over the median.
-        share_of_ceiling: of what the same card reached in the part `card`.
+        share: of what the same card reached in the part `card`; of a `kernel`, of the whole step.
         peak_mib: most memory during the call over what was there before.
         planned_mib: what lrk-plan says to `peak_mib`.
         mfu: `tflop_per_s` over the peak that the vendor publishes.
@@ -49,7 +51,7 @@ class Row:
     host_microseconds: float | None = None
     tflop_per_s: float | None = None
     gb_per_s: float | None = None
-    share_of_ceiling: float | None = None
+    share: float | None = None
     peak_mib: float | None = None
     planned_mib: float | None = None
     mfu: float | None = None
@@ -85,6 +87,10 @@ class Row:
         return "  ".join([*words, self.note] if self.note else words)
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass
 class Report:
     """The rows of one part. Its file is whole after each of them."""
@@ -99,6 +105,11 @@ class Report:
         row = self.finish(row)
         self.rows.append(row)
         print(row.line(), flush=True)
+        self.write()
+
+    def begin(self, number: int, what: Row) -> None:
+        """Say which cell is at work."""
+        self.header["at_work_on"] = {"number": number, "what": as_json(what)}
         self.write()
 
     def write(self) -> None:

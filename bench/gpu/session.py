@@ -18,17 +18,21 @@ import torch
 
 from bench.gpu.card import Ceilings, ceilings
 from bench.gpu.cell import FINISHED, Cell, measure_all
+from bench.gpu.correct import WAYS
 from bench.gpu.results import PARTS, results_in
-from bench.gpu.row import BOTH, Report, Row, as_json, read
+from bench.gpu.row import BOTH, Report, Row, as_json, from_json, read
 from bench.gpu.sizes import REAL, REHEARSAL, Sizes
 from bench.gpu.stand_in import stand_in
 from bench.gpu.table import table
 from lrk.atomic import write_text
 from lrk.env import environment
 
-# Of the time. `compile` needs no device, and runs beside `card`.
-_SHARES = dict(zip(PARTS, (75, 15, 110, 170, 60, 170), strict=True))
-_GRACE = 10.0  # seconds in which a part may end by itself what it has begun
+# Of the time. `compile` needs no device, and `card` runs beside it.
+_SHARES = dict(zip(PARTS, (75, 75, 140, 300, 60, 300), strict=True))
+_GRACE = 45.0  # seconds in which a part may end what it has begun
+# Seconds in which a cell has to say something: on slow cards a long step takes minutes.
+_SILENCE = {"compile": float("inf"), "step": 400.0}
+_SILENCE_OF_OTHERS = 120.0
 _GO_ON = 3  # exit status of a part that lost its device and wants a new process
 
 
@@ -73,9 +77,12 @@ class Options:
 # A part, in a process of its own.
 
 
-def run_part(options: Options, part: str, first: int) -> int:
-    """Measure the cells of a part from `first` on, and write them to `PART.json`."""
-    deadline = time.monotonic() + options.budget
+def run_part(options: Options, part: str, first: int, until: float) -> int:
+    """Measure the cells of a part from `first` on until a time, and write them to `PART.json`.
+
+    Args:
+        until: of `time.monotonic`, which is the same in all processes of a machine.
+    """
     with stand_in() if options.rehearse else nullcontext():
         path = options.out / f"{part}.json"
         rows = read(path)[1] if first else []
@@ -86,12 +93,11 @@ def run_part(options: Options, part: str, first: int) -> int:
         report.write()
         module = import_module(f"bench.gpu.{part}")
         cells = [_unless_red(cell, part, options.out) for cell in module.cells(options.sizes)]
-        reached = measure_all(cells, report, deadline, first)
-    if reached != FINISHED:
-        report.header["go_on_with"] = reached
-        report.write()
-        return _GO_ON
-    return int(any(row.ok is False for row in report.rows))
+        reached = measure_all(cells, report, until, first)
+    if reached == FINISHED:
+        return 0
+    sys.stdout.flush()
+    os._exit(_GO_ON)  # without the device no destructor can be relied on
 
 
 def _header(options: Options, part: str, seed: int) -> dict[str, Any]:
@@ -133,7 +139,9 @@ def _unless_red(cell: Cell, part: str, out: Path) -> Cell:
 
 
 def _concerns(wrong: Row, timed: Row) -> bool:
-    """Whether what is wrong is part of what is to be timed."""
+    """Whether what is wrong is part of what is to be timed. A way to launch is not."""
+    if wrong.variant in WAYS:
+        return False
     if not timed.provider.startswith("lrk") or wrong.dtype != timed.dtype:
         return False
     if timed.op in ("step", "kernel"):
@@ -169,10 +177,12 @@ def _share(end: float, weights: dict[str, int], part: str) -> float:
 
 
 class _Process:
-    """A part at work. A crash or a hang costs that part only."""
+    """A part at work. A crash or a hang costs the cell that did it, and no other part."""
 
     def __init__(self, options: Options, part: str, seconds: float) -> None:
         self._options, self._part = options, part
+        self._path = options.out / f"{part}.json"
+        self._path.unlink(missing_ok=True)
         self._end = time.monotonic() + seconds
         print(f"\n== {part}, at most {seconds:.0f} s", flush=True)
         self._started = self._start(0)
@@ -180,7 +190,7 @@ class _Process:
     def _start(self, first: int) -> subprocess.Popen[bytes]:
         options = self._options
         words = ["--out", str(options.out), "--part", self._part, "--first", str(first)]
-        words += ["--budget", str(max(self._end - time.monotonic(), 1.0))]
+        words += ["--until", str(self._end)]
         words += ["--rehearse"] if options.rehearse else []
         words += [] if options.seed is None else ["--seed", str(options.seed)]
         words += [] if options.commit is None else ["--commit", options.commit]
@@ -191,34 +201,58 @@ class _Process:
         )
 
     def wait(self) -> None:
-        """Until it ends or has to; a part that lost its device goes on in a new process."""
-        path = self._options.out / f"{self._part}.json"
+        """Until it ends or has to; what it could not outlive is left out and the rest gone on
+        with."""
         while True:
-            try:
-                status = self._started.wait(max(self._end + _GRACE - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                os.killpg(self._started.pid, signal.SIGKILL)
-                self._started.wait()
-                self._note("killed: out of time")
+            fault = self._fault()
+            if fault is None:
                 return
-            if status == _GO_ON and time.monotonic() < self._end:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                self._started = self._start(content["go_on_with"])
-                continue
-            if status not in (0, 1):
-                self._note(f"ended with status {status}")
-            return
+            at_work_on = self._note(fault)
+            if at_work_on is None or time.monotonic() > self._end:
+                return
+            self._started = self._start(at_work_on + 1)
 
-    def _note(self, note: str) -> None:
-        """Say in the file of the part what became of it."""
-        path = self._options.out / f"{self._part}.json"
+    def _fault(self) -> str | None:
+        """Wait for the end, and say what was wrong with it."""
+        longest = _SILENCE.get(self._part, _SILENCE_OF_OTHERS)
+        while (status := self._started.poll()) is None:
+            if time.monotonic() > self._end + _GRACE:
+                return self._kill("out of time")
+            if self._seconds_of_silence() > longest:
+                return self._kill(f"silent for {longest:.0f} s")
+            time.sleep(0.1)
+        if status == 0:
+            return None
+        return "the device was lost" if status == _GO_ON else f"ended with status {status}"
+
+    def _kill(self, reason: str) -> str:
+        os.killpg(self._started.pid, signal.SIGKILL)
+        self._started.wait()
+        return f"killed: {reason}"
+
+    def _seconds_of_silence(self) -> float:
+        """Since the file was last written; a part that still imports has none."""
+        if not self._path.exists():
+            return 0.0
+        return time.time() - self._path.stat().st_mtime
+
+    def _note(self, fault: str) -> int | None:
+        """Say in the file which cell ended the process; returns its number, None before the first.
+
+        A peer's fault is not ours.
+        """
         content: dict[str, Any] = {"part": self._part, "rows": []}
-        if path.exists():
-            content = json.loads(path.read_text(encoding="utf-8"))
-        row = Row(self._part, BOTH, {}, "", "lrk", ok=False, note=note)
+        if self._path.exists():
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+        at_work_on = content.get("at_work_on")
+        what = Row(self._part, BOTH, {}, "", "lrk")
+        if at_work_on is not None:
+            what = from_json(at_work_on["what"])
+        row = replace(what, ok=False if what.provider.startswith("lrk") else None, note=fault)
         content["rows"].append(as_json(row))
-        write_text(path, json.dumps(content, indent=1) + "\n")
-        print(f"{self._part}: {note}", flush=True)
+        write_text(self._path, json.dumps(content, indent=1) + "\n")
+        print(row.line(), flush=True)
+        return None if at_work_on is None else at_work_on["number"]
 
 
 def _environment(interpreted: bool) -> dict[str, str]:

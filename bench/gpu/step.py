@@ -4,14 +4,16 @@ Weights are random, and SGD has no state: it is the step that is measured, not a
 """
 
 import gc
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
-from statistics import median
-from typing import Any
+from multiprocessing import get_context
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -60,27 +62,65 @@ KINDS = {
 _LONGEST_STOCK_SHARES = (1.0, 0.9, 0.8, 0.7)
 
 
+class Step(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        gpu: name of the card among lrk-plan's, if it has one.
+        repeats: steps, of which the fastest counts.
+        profiled: whether it is also said where the time goes.
+    """
+
+    what: Row
+    config: PretrainedConfig
+    settings: Settings
+    gpu: str | None
+    repeats: int = 1
+    profiled: bool = False
+
+
 def cells(sizes: Sizes) -> Iterator[Cell]:
     """The most telling first: our steps, stock's longest, then what each technique costs."""
     config = _config(sizes)
     gpu = gpu_of_card(torch.cuda.get_device_name())
     short, middle, long = sizes.step_lengths
 
-    def cell(variant: str, length: int, repeats: int, **changes: Any) -> Cell:
+    def step(variant: str, length: int, changes: dict[str, Any], **how: Any) -> Step:
         settings = Settings(length=length, gpu=gpu or "h100", **BASE | changes)
-        what = _what(config, settings, variant)
-        return Cell(what, partial(_time_step, what, config, settings, repeats, gpu))
+        shape = {"B": settings.batch, "S": length, "layers": config.num_hidden_layers}
+        what = Row("step", BOTH, shape, settings.dtype, settings.implementation, variant)
+        return Step(what, config, settings, gpu, **how)
 
-    yield cell("", short, repeats=3)
-    yield cell("", middle, repeats=2)
-    what = _what(config, Settings(length=long, implementation=STOCK, **BASE), "longest that fits")
-    yield Cell(what, partial(_time_longest_stock, what, config, long, gpu))
-    yield cell("tiles of 2048, two layers a checkpoint, in backward", long, repeats=1, **LEAN)
+    plain = [step("", short, {}, repeats=3), step("", middle, {}, repeats=2, profiled=True)]
+    stock = step("at most as long as fits", long, {"implementation": STOCK})
+    others = [step("tiles of 2048, two layers a checkpoint, in backward", long, LEAN)]
     for variant, changes in TECHNIQUES.items():
-        yield cell(variant, middle, repeats=1, **changes)
-    settings = Settings(length=middle, gpu=gpu or "h100", **BASE)
-    what = replace(_what(config, settings, ""), op="kernel")
-    yield Cell(what, partial(_profile_step, what, config, settings))
+        # What is offloaded first meets memory of the host that is not pinned yet.
+        repeats = 2 if changes.get("offload_activations") else 1
+        others.append(step(variant, middle, changes, repeats=repeats))
+    plans = _plans([*plain, *others])
+    yield from (_cell(each, plans) for each in plain)
+    yield Cell(stock.what, partial(_time_longest_stock, stock))
+    yield from (_cell(each, plans) for each in others)
+
+
+def _cell(step: Step, plans: Mapping[Settings, Future[int]]) -> Cell:
+    return Cell(step.what, partial(_time_step, step, plans[step.settings].result))
+
+
+def _plans(steps: Sequence[Step]) -> dict[Settings, Future[int]]:
+    """Planned bytes of each step, traced while the device is at work: some take a minute."""
+    workers = max(1, min(4, (os.cpu_count() or 1) - 1))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    plans = {
+        step.settings: pool.submit(planned_bytes, step.config, step.settings) for step in steps
+    }
+    pool.shutdown(wait=False)
+    return plans
+
+
+def planned_bytes(config: PretrainedConfig, settings: Settings) -> int:
+    return plan(NAME, config, settings).peak.total
 
 
 def _config(sizes: Sizes) -> PretrainedConfig:
@@ -103,11 +143,6 @@ def gpu_of_card(card: str) -> str | None:
     return next((gpu for gpu in GPUS if gpu in words or gpu.replace("-", "") in joined), None)
 
 
-def _what(config: PretrainedConfig, settings: Settings, variant: str) -> Row:
-    shape = {"B": settings.batch, "S": settings.length, "layers": config.num_hidden_layers}
-    return Row("step", BOTH, shape, settings.dtype, settings.implementation, variant)
-
-
 def useful_flop(config: PretrainedConfig, settings: Settings, parameters: int) -> float:
     """6 a parameter and token; 14 a pair of tokens and element of a head, of which half are masked.
 
@@ -120,10 +155,8 @@ def useful_flop(config: PretrainedConfig, settings: Settings, parameters: int) -
     return 6 * parameters * tokens + 14 * width * tokens * settings.length / 2
 
 
-def _time_step(
-    what: Row, config: PretrainedConfig, settings: Settings, repeats: int, gpu: str | None
-) -> Iterator[Row]:
-    planned = plan(NAME, config, settings).peak.total
+def _time_step(step: Step, planned: Callable[[], int]) -> Iterator[Row]:
+    config, settings = step.config, step.settings
     with torch.device(DEVICE):
         make_library_workspaces()
         before = torch.cuda.memory_allocated()
@@ -131,19 +164,21 @@ def _time_step(
         if not settings.optimizer_in_backward:  # whose hooks would stay
             run_step(model, replace(settings, length=max(settings.length // 8, 2)))
         torch.cuda.reset_peak_memory_stats()
-        times = [_seconds(model, settings) for _ in range(repeats)]
+        times = [_seconds(model, settings) for _ in range(step.repeats)]
         peak = torch.cuda.max_memory_allocated() - before
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    rate = useful_flop(config, settings, parameters) / median(times)
+    rate = useful_flop(config, settings, parameters) / min(times)
     yield replace(
-        what,
-        milliseconds=1000 * median(times),
-        spread=1000 * (max(times) - min(times)) if repeats > 1 else None,
+        step.what,
+        milliseconds=1000 * min(times),
+        spread=1000 * (max(times) - min(times)) if step.repeats > 1 else None,
         tflop_per_s=rate / 1e12,
-        mfu=None if gpu is None else rate / GPUS[gpu].flops_per_second,
+        mfu=None if step.gpu is None else rate / GPUS[step.gpu].flops_per_second,
         peak_mib=peak / MIB,
-        planned_mib=planned / MIB,
+        planned_mib=planned() / MIB,
     )
+    if step.profiled:
+        yield from _profiled(replace(step.what, op="kernel"), model, settings)
 
 
 def _seconds(model: nn.Module, settings: Settings) -> float:
@@ -154,18 +189,17 @@ def _seconds(model: nn.Module, settings: Settings) -> float:
     return time.perf_counter() - start
 
 
-def _time_longest_stock(
-    what: Row, config: PretrainedConfig, at_most: int, gpu: str | None
-) -> Iterator[Row]:
-    """Stock transformers at the longest length that does not run out of memory, from the plan's."""
+def _time_longest_stock(step: Step) -> Iterator[Row]:
+    """At the longest length that does not run out of memory, beginning with the plan's."""
+    at_most = step.settings.length
     gib = torch.cuda.get_device_properties().total_memory / 2**30
-    base = Settings(length=at_most, implementation=STOCK, gpu=gpu or "h100", **BASE)
-    predicted = min(longest(NAME, config, base, gib).settings.length, at_most)
+    predicted = min(longest(NAME, step.config, step.settings, gib).settings.length, at_most)
     for share in _LONGEST_STOCK_SHARES:
-        settings = replace(base, length=int(share * predicted))
-        row = replace(what, shape=what.shape | {"S": settings.length})
+        settings = replace(step.settings, length=int(share * predicted))
+        row = replace(step.what, shape=step.what.shape | {"S": settings.length})
+        tried = step._replace(what=row, settings=settings)
         try:
-            yield from _time_step(row, config, settings, 1, gpu)
+            yield from _time_step(tried, partial(planned_bytes, step.config, settings))
             return
         except torch.OutOfMemoryError:
             pass  # the exception has to be gone before the memory that its frames hold is free
@@ -174,28 +208,23 @@ def _time_longest_stock(
         yield replace(row, note="out of memory")
 
 
-def _profile_step(what: Row, config: PretrainedConfig, settings: Settings) -> Iterator[Row]:
-    """Milliseconds of each kind of kernel in one step; `share_of_ceiling` is of the whole here."""
+def _profiled(what: Row, model: nn.Module, settings: Settings) -> Iterator[Row]:
+    """Milliseconds of each kind of kernel in one more step, and its share of the whole."""
     on_gpu = DEVICE.type == "cuda"
     activity = ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU
-    with torch.device(DEVICE):
-        model = real_model(config, settings)
-        run_step(model, replace(settings, length=max(settings.length // 8, 2)))
-        with profile(activities=[activity]) as profiler:
-            run_step(model, settings)
-            torch.cuda.synchronize()
+    with torch.device(DEVICE), profile(activities=[activity]) as profiler:
+        run_step(model, settings)
+        torch.cuda.synchronize()
     total: Counter[str] = Counter()
     for event in profiler.key_averages():
-        total[_kind(event.key)] += (
-            event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        )
+        if not event.is_user_annotation:  # spans over kernels that are there themselves
+            total[_kind(event.key)] += (
+                event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            )
     whole = sum(total.values())
     for kind, microseconds in total.most_common():
         yield replace(
-            what,
-            variant=kind,
-            milliseconds=microseconds / 1000,
-            share_of_ceiling=microseconds / whole,
+            what, variant=kind, milliseconds=microseconds / 1000, share=microseconds / whole
         )
 
 

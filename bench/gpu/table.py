@@ -89,7 +89,7 @@ def _rate(rows: Mapping[str, Row]) -> str:
         return ""
     rate = f", {row.tflop_per_s:.3g} TFLOP/s" if row.tflop_per_s else ""
     rate = f", {row.gb_per_s:.4g} GB/s" if row.gb_per_s else rate
-    share = f" ({row.share_of_ceiling:.0%} of the ceiling)" if row.share_of_ceiling else ""
+    share = f" ({row.share:.0%} of the ceiling)" if row.share else ""
     return rate + share
 
 
@@ -134,7 +134,7 @@ def _step(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _percent(row: Row) -> str:
-    return "" if row.share_of_ceiling is None else f"{row.share_of_ceiling:.0%}"
+    return "" if row.share is None else f"{row.share:.0%}"
 
 
 _OF_PART = {

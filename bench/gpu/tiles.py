@@ -12,13 +12,13 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from bench.case import Model
-from bench.clock import measure, peak_bytes
 from bench.device import DEVICE
 from bench.gpu.cases import AttentionCase, random_heads
 from bench.gpu.cell import Cell
 from bench.gpu.correct import check_attention
-from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
+from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row, dtype_name
 from bench.gpu.sizes import Heads, Sizes
+from bench.gpu.timing import timed
 from bench.peers import Unavailable
 from lrk.kernels.attention import forward, key_gradient, query_gradient, tiles
 from lrk.kernels.attention.mask import Mask
@@ -102,7 +102,7 @@ def cells(sizes: Sizes) -> Iterator[Cell]:
     model = next(iter(sizes.models.values()))
     heads = Heads(model.num_heads, model.num_kv_heads)
     shape = {"B": 1, "S": sizes.long, "H": heads.q, "Hk": heads.k, "D": model.head_dim}
-    dtype = str(sizes.dtype).removeprefix("torch.")
+    dtype = dtype_name(sizes.dtype)
     for kernel, documents in product(CANDIDATES, (False, True)):
         direction = FORWARD if kernel == OUT else BACKWARD
         layout = "documents" if documents else "rows"
@@ -135,17 +135,9 @@ def _time_tiles(
             return
         call = _kernel(candidate.kernel, documents, model, sizes)
         call()
-        timing = measure(call)
-    pairs = sizes.long**2 / 2
-    flop = 2 * PRODUCTS[candidate.kernel] * model.num_heads * model.head_dim * pairs
-    yield replace(
-        checked,
-        note=what.note,
-        milliseconds=timing.milliseconds,
-        spread=timing.spread,
-        host_microseconds=timing.host_microseconds,
-        tflop_per_s=flop / timing.milliseconds / 1e9,
-    )
+        pairs = sizes.long**2 / 2
+        flop = 2 * PRODUCTS[candidate.kernel] * model.num_heads * model.head_dim * pairs
+        yield timed(replace(checked, note=what.note), call, flop)
 
 
 def _kernel(kernel: str, documents: bool, model: Model, sizes: Sizes) -> Callable[[], object]:
@@ -179,15 +171,7 @@ def _time_chunks(what: Row, chunk: int, dtype: torch.dtype) -> Iterator[Row]:
         return torch.autograd.grad(loss, (hidden, weight))
 
     call()
-    timing = measure(call)
-    yield replace(
-        what,
-        milliseconds=timing.milliseconds,
-        spread=timing.spread,
-        host_microseconds=timing.host_microseconds,
-        tflop_per_s=6 * tokens * width * vocab / timing.milliseconds / 1e9,
-        peak_mib=peak_bytes(call) / 2**20,
-    )
+    yield timed(what, call, flop=6 * tokens * width * vocab)
 
 
 class Timed(NamedTuple):

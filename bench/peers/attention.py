@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from inspect import signature
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +18,21 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Documents(NamedTuple):
-    """Equal documents end to end in one row of `length` tokens."""
+    """Equal documents end to end in each of `rows` rows of `length` tokens."""
 
     count: int
     length: int
+    rows: int = 1
+
+    @property
+    def longest(self) -> int:
+        return self.length // self.count
 
     @property
     def ends(self) -> Tensor:
-        step = self.length // self.count
-        return torch.arange(0, self.length + 1, step, dtype=torch.int32, device=DEVICE)
+        """Over the tokens of all rows."""
+        last = self.rows * self.length
+        return torch.arange(0, last + 1, self.longest, dtype=torch.int32, device=DEVICE)
 
     @property
     def index(self) -> Tensor:
@@ -47,7 +53,8 @@ def lrk_triton(documents: Documents) -> Attend:
 
 def lrk_documents(documents: Documents) -> Attend:
     """Our kernels, told of documents even where a row is one, as the trainer does."""
-    return lambda q, k, v: attention_triton(q, k, v, cu_seqlens=documents.ends)
+    ends = documents.ends
+    return lambda q, k, v: attention_triton(q, k, v, cu_seqlens=ends)
 
 
 def sdpa(documents: Documents) -> Attend:
@@ -106,21 +113,25 @@ def _flex(documents: Documents) -> Attend:
 
 
 def varlen(documents: Documents) -> Attend:
-    """`torch.nn.attention.varlen`, which is FlashAttention over documents."""
+    """`torch.nn.attention.varlen`, which is FlashAttention over documents.
+
+    Before PyTorch 2.12 it takes no groups of heads: key heads are repeated, which is its cost.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    ends, longest = documents.ends, documents.length // documents.count
-    grouped = "enable_gqa" in signature(varlen_attn).parameters
-    how = {"window_size": (-1, 0)} | ({"enable_gqa": True} if grouped else {})
+    if "enable_gqa" in signature(varlen_attn).parameters:
+        return _of_tokens(_causal(varlen_attn, window_size=(-1, 0), enable_gqa=True), documents)
+    attend = _of_tokens(_causal(varlen_attn, window_size=(-1, 0)), documents)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        _one_row(q)
-        if not grouped:  # before PyTorch 2.12 the heads have to be repeated, which is its cost
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        tokens = (x[0].transpose(0, 1) for x in (q, k, v))
-        return varlen_attn(*tokens, ends, ends, longest, longest, **how).transpose(0, 1)[None]
+    def repeating(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        return attend(q, k, v)
 
-    return attend
+    return repeating
+
+
+def _causal(function: Callable[..., Tensor], **how: Any) -> Callable[..., Tensor]:
+    return lambda *tokens: function(*tokens, **how)
 
 
 def flash_attn(documents: Documents) -> Attend:
@@ -129,7 +140,7 @@ def flash_attn(documents: Documents) -> Attend:
     need_package("flash_attn", "flash-attn")
     from flash_attn import flash_attn_varlen_func
 
-    return _of_tokens(flash_attn_varlen_func, documents)
+    return _of_tokens(_causal(flash_attn_varlen_func, causal=True), documents)
 
 
 def flash_attn_3(documents: Documents) -> Attend:
@@ -138,17 +149,18 @@ def flash_attn_3(documents: Documents) -> Attend:
     need_package("flash_attn_interface", "flash-attn-3")
     from flash_attn_interface import flash_attn_varlen_func
 
-    return _of_tokens(flash_attn_varlen_func, documents, deterministic=True)
+    function = _causal(flash_attn_varlen_func, causal=True, deterministic=True)
+    return _of_tokens(function, documents)
 
 
-def _of_tokens(function: Callable[..., Tensor], documents: Documents, **how: bool) -> Attend:
-    ends, longest = documents.ends, documents.length // documents.count
+def _of_tokens(function: Callable[..., Tensor], documents: Documents) -> Attend:
+    """For what takes (tokens of all rows, heads, head dim) and the ends of documents."""
+    ends, longest = documents.ends, documents.longest
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        _one_row(q)
-        tokens = (x[0].transpose(0, 1) for x in (q, k, v))
-        out = function(*tokens, ends, ends, longest, longest, causal=True, **how)
-        return out.transpose(0, 1)[None]
+        tokens = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        out = function(*tokens, ends, ends, longest, longest)
+        return out.unflatten(0, (documents.rows, documents.length)).transpose(1, 2)
 
     return attend
 
@@ -156,18 +168,14 @@ def _of_tokens(function: Callable[..., Tensor], documents: Documents, **how: boo
 def fla(documents: Documents) -> Attend:
     need_gpu("fla")
     need_package("fla", "fla-core")
+    if documents.rows > 1:
+        raise Unavailable("documents are given of one row")
     from fla.ops.attn.parallel import parallel_attn
 
     ends = documents.ends.long()
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        _one_row(q)
         tokens = (x.transpose(1, 2) for x in (q, k, v))
         return parallel_attn(*tokens, cu_seqlens=ends).transpose(1, 2)
 
     return attend
-
-
-def _one_row(q: Tensor) -> None:
-    if q.shape[0] != 1:
-        raise Unavailable("documents are given of one row")

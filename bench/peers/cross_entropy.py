@@ -36,7 +36,7 @@ def eager() -> Loss:
 
 def compiled() -> Loss:
     """`eager`, compiled."""
-    return torch.compile(_eager)
+    return torch.compile(_eager, dynamic=False)
 
 
 def torch_chunked() -> Loss:

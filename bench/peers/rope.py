@@ -73,7 +73,7 @@ def compiled(shape: Model) -> Rotate:
     """transformers' with its tables made anew, compiled."""
     if not shutil.which("g++"):
         raise Unavailable("torch.compile needs g++")
-    return torch.compile(transformers(shape), fullgraph=True)
+    return torch.compile(transformers(shape), fullgraph=True, dynamic=False)
 
 
 def liger(shape: Model) -> Rotate:

@@ -1,6 +1,5 @@
 """What is timed, on events whose times are known."""
 
-import pytest
 import torch
 
 from bench import clock
@@ -40,7 +39,7 @@ def test_median_of_what_lies_between_the_events(monkeypatch):
         device = Device(monkeypatch, [50.0] * 5 + [4.0, 1.0, 3.0, 2.0, 100.0])
         timing = clock.measure(device.call)
     assert timing.milliseconds == 3.0
-    assert timing.spread == pytest.approx(50.5)
+    assert timing.spread == 2.0
     assert device.asleep == 5
     assert 0 < timing.host_microseconds < 1000
 
@@ -57,4 +56,3 @@ def test_a_graph_of_the_stand_in_replays(monkeypatch):
         torch.testing.assert_close(result, torch.tensor([1.0, 3.0, 5.0, 7.0]))
         graph.replay()
     torch.testing.assert_close(result, 2 * x + 1)
-    assert not isinstance(torch.cuda.CUDAGraph, type(Graph)) or torch.cuda.CUDAGraph is not Graph

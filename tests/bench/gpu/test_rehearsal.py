@@ -50,9 +50,9 @@ def test_rehearsal(tmp_path):
         ("linear_cross_entropy", FORWARD),
         ("linear_cross_entropy", BOTH),
     }
-    assert all(row.share_of_ceiling for row in rows["kernels"] if row.milliseconds)
+    assert all(row.share for row in rows["kernels"] if row.milliseconds)
     assert all(row.planned_mib for row in rows["step"] if row.op == "step")
-    assert abs(sum(row.share_of_ceiling for row in rows["step"] if row.op == "kernel") - 1) < 1e-6
+    assert abs(sum(row.share for row in rows["step"] if row.op == "kernel") - 1) < 1e-6
 
     text = (out / "table.txt").read_text()
     assert text == table(results) + "\n"

@@ -12,7 +12,7 @@ from bench.gpu import cell, session
 from bench.gpu.__main__ import main
 from bench.gpu.cell import FINISHED, Cell, measure_all
 from bench.gpu.results import results_in
-from bench.gpu.row import BOTH, Report, Row, from_json
+from bench.gpu.row import BOTH, Report, Row, as_json, from_json
 from bench.gpu.session import Options
 from bench.gpu.stand_in import stand_in
 from bench.peers import Unavailable
@@ -101,59 +101,97 @@ def test_out_of_time(tmp_path, on_a_stand_in):
     assert {row.note for row in found.rows} == {"left out: out of time"}
 
 
-def test_a_lost_device_is_gone_on_without(tmp_path, on_a_stand_in, monkeypatch):
+def test_a_lost_device_ends_the_process(tmp_path, on_a_stand_in, monkeypatch):
     """CUDA answers every call after an illegal access with it, so a new process takes the rest."""
-    alive = iter([True, True, False, False, True])
-    monkeypatch.setattr(cell, "_device_answers", lambda: next(alive))
+    monkeypatch.setattr(cell, "_device_answers", lambda: False)
     found = report(tmp_path)
     lost = raising(RuntimeError("an illegal memory access"))
-    assert measure_all(cells(good, good, lost, good), found, time.monotonic() + 60) == 3
-    assert "the device is lost: RuntimeError: an illegal" in found.rows[-1].note
-    assert measure_all(cells(good, good, lost, good), found, time.monotonic() + 60, first=3) < 0
+    assert measure_all(cells(good, good, lost, good), found, time.monotonic() + 60) == 2
+    assert found.rows[-1].note == "RuntimeError: an illegal memory access"
+    assert found.header["at_work_on"]["number"] == 2
+    rest = cells(good, good, lost, good)
+    assert measure_all(rest, found, time.monotonic() + 60, first=3) == FINISHED
+    assert [row.variant for row in found.rows] == ["0", "1", "2", "3"]
 
 
-def a_part(code):
-    """In the place of a part, a program."""
-    return lambda self, first: subprocess.Popen(
-        [sys.executable, "-c", f"first = {first}\n{code}"], start_new_session=True
+def a_part(monkeypatch, folder, code, provider="lrk"):
+    """In the place of each part a program, at work on the cell that it was told to begin with."""
+    what = as_json(replace(ROW, provider=provider))
+
+    def start(self, first):
+        program = f"""
+import json, os, pathlib, sys, time
+first, path = {first}, pathlib.Path({str(self._path)!r})
+content = json.loads(path.read_text()) if first else {{"part": {self._part!r}, "rows": []}}
+content["at_work_on"] = {{"number": first, "what": {what!r}}}
+path.write_text(json.dumps(content))
+{code}
+"""
+        return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+
+    monkeypatch.setattr(session._Process, "_start", start)
+
+
+@pytest.mark.parametrize(("provider", "is_red"), [("lrk", True), ("Liger", False)])
+def test_a_crash_costs_its_cell(provider, is_red, tmp_path, monkeypatch, capfd):
+    """Only ours is red; the rest is gone on with."""
+    a_part(monkeypatch, tmp_path, "os.abort() if first < 2 else sys.exit(0)", provider)
+    assert session.run_session(options(tmp_path)) == int(is_red)
+    rows = results_in(tmp_path).rows["card"]
+    assert [row.note for row in rows] == ["ended with status -6"] * 2
+    assert {row.ok for row in rows} == {False if is_red else None}
+    assert f"{2 * is_red} wrong" in capfd.readouterr().out
+
+
+def test_a_part_that_raises_is_red(tmp_path, monkeypatch):
+    """Before its first cell, as where an import fails."""
+    monkeypatch.setattr(
+        session._Process,
+        "_start",
+        lambda self, first: subprocess.Popen([sys.executable, "-c", "raise ImportError"]),
     )
-
-
-def test_a_crash_costs_its_part_only(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(session._Process, "_start", a_part("import os; os.abort()"))
     assert session.run_session(options(tmp_path)) == 1
     (row,) = results_in(tmp_path).rows["card"]
-    assert row.ok is False
-    assert row.note == "ended with status -6"
-    assert "1 wrong" in capfd.readouterr().out
+    assert (row.ok, row.note) == (False, "ended with status 1")
 
 
-def test_a_hang_costs_its_part_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_GRACE", 0.1)
-    monkeypatch.setattr(session._Process, "_start", a_part("import time; time.sleep(60)"))
+def test_a_hang_costs_its_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_SILENCE_OF_OTHERS", 1.0)
+    a_part(monkeypatch, tmp_path, "time.sleep(60) if first == 0 else sys.exit(0)")
     start = time.monotonic()
-    assert session.run_session(options(tmp_path, budget=1.0, parts=("card", "correct"))) == 1
+    assert session.run_session(options(tmp_path)) == 1
+    assert time.monotonic() - start < 30
+    (row,) = results_in(tmp_path).rows["card"]
+    assert row.note == "killed: silent for 1 s"
+
+
+def test_no_part_takes_the_time_of_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_GRACE", 0.1)
+    a_part(monkeypatch, tmp_path, "time.sleep(60)", "Liger")
+    start = time.monotonic()
+    some = options(tmp_path, budget=1.0, parts=("card", "correct"))
+    assert session.run_session(some) == 0
     assert time.monotonic() - start < 20
     rows = results_in(tmp_path).rows
-    assert {part: some[0].note for part, some in rows.items()} == {
+    assert {part: each[0].note for part, each in rows.items()} == {
         "card": "killed: out of time",
         "correct": "killed: out of time",
     }
 
 
 def test_a_part_that_lost_its_device_goes_on(tmp_path, monkeypatch):
-    path = tmp_path / "card.json"
-    code = f"""
-import json, pathlib, sys
-path = pathlib.Path({str(path)!r})
-rows = json.loads(path.read_text())["rows"] if path.exists() else []
-rows.append({{"op": "copy", "pass": "both", "shape": {{}}, "dtype": "", "provider": str(first)}})
-path.write_text(json.dumps({{"part": "card", "rows": rows, "go_on_with": 7}}))
-sys.exit(0 if first else 3)
-"""
-    monkeypatch.setattr(session._Process, "_start", a_part(code))
-    assert session.run_session(options(tmp_path)) == 0
-    assert [row.provider for row in results_in(tmp_path).rows["card"]] == ["0", "7"]
+    a_part(monkeypatch, tmp_path, "sys.exit(0 if first else 3)")
+    assert session.run_session(options(tmp_path)) == 1
+    (row,) = results_in(tmp_path).rows["card"]
+    assert (row.ok, row.note) == (False, "the device was lost")
+
+
+def test_a_way_to_launch_blocks_no_time(tmp_path):
+    wrong = Report(tmp_path / "correct.json", {})
+    wrong.add(replace(ROW, ok=False, variant="torch.compile"))
+    timed = Cell(ROW, lambda: iter([replace(ROW, milliseconds=1.0)]))
+    (row,) = session._unless_red(timed, "kernels", tmp_path).measure()
+    assert row.milliseconds == 1.0
 
 
 def test_shares_of_the_time():
