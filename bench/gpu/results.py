@@ -18,18 +18,21 @@ class Results:
 
     @property
     def heading(self) -> str:
-        """Card, versions and commit in a line."""
-        header = next(iter(self.headers.values()), {})
-        packages = header.get("packages", {})
-        names = ("torch", "triton", "transformers")
-        versions = ", ".join(f"{name} {packages.get(name)}" for name in names)
-        commit = str(header.get("commit"))[:12]
-        line = f"{header.get('card')}, {versions}, commit {commit}, {header.get('when')}"
+        """Card, versions and commit in a line; all of them, if parts were run on several."""
+        line = "; ".join(dict.fromkeys(_heading(header) for header in self.headers.values()))
         return f"{line}; A REHEARSAL, ITS FIGURES MEAN NOTHING" if self.rehearsed else line
 
     @property
     def rehearsed(self) -> bool:
         return any(header.get("rehearsal") for header in self.headers.values())
+
+
+def _heading(header: dict[str, Any]) -> str:
+    packages = header.get("packages", {})
+    names = ("torch", "triton", "transformers")
+    versions = ", ".join(f"{name} {packages.get(name)}" for name in names)
+    commit = str(header.get("commit"))[:12]
+    return f"{header.get('card')}, {versions}, commit {commit}, {str(header.get('when'))[:10]}"
 
 
 def results_in(folder: Path) -> Results:

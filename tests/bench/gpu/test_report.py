@@ -155,6 +155,12 @@ def test_page_of_nothing():
     assert "No GPU has run this yet" in page([], {})
 
 
+def test_several_cards_in_a_folder_are_all_named():
+    headers = {"kernels": HEADER, "tiles": dict(HEADER), "step": HEADER | {"card": "NVIDIA H200"}}
+    heading = Results(headers, {}).heading
+    assert heading.count("NVIDIA H100") == heading.count("NVIDIA H200") == 1
+
+
 def test_names_of_cards():
     assert gpu_of_card("NVIDIA H100 80GB HBM3") == "h100"
     assert gpu_of_card("NVIDIA H200") == "h200"
