@@ -44,6 +44,7 @@ def measure_all(cells: Sequence[Cell], report: Report, deadline: float, first: i
             fault = _measure(cell, report)
             if fault is not None and not _device_answers():
                 return number
+        report.end()
         return FINISHED
     finally:
         gc.unfreeze()

@@ -112,6 +112,11 @@ class Report:
         self.header["at_work_on"] = {"number": number, "what": as_json(what)}
         self.write()
 
+    def end(self) -> None:
+        """Say that none is."""
+        self.header.pop("at_work_on", None)
+        self.write()
+
     def write(self) -> None:
         content = self.header | {"rows": [as_json(row) for row in self.rows]}
         write_text(self.path, json.dumps(content, indent=1) + "\n")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,7 @@ _GRACE = 45.0  # seconds in which a part may end what it has begun
 # Seconds in which a cell has to say something: on slow cards a long step takes minutes.
 _SILENCE = {"compile": float("inf"), "step": 400.0}
 _SILENCE_OF_OTHERS = 120.0
+_OUT_OF_TIME = "killed: out of time"
 _GO_ON = 3  # exit status of a part that lost its device and wants a new process
 
 
@@ -207,7 +208,7 @@ class _Process:
             fault = self._fault()
             if fault is None:
                 return
-            at_work_on = self._note(fault)
+            at_work_on = self._note(fault, is_ours=fault != _OUT_OF_TIME)
             if at_work_on is None or time.monotonic() > self._end:
                 return
             self._started = self._start(at_work_on + 1)
@@ -217,18 +218,22 @@ class _Process:
         longest = _SILENCE.get(self._part, _SILENCE_OF_OTHERS)
         while (status := self._started.poll()) is None:
             if time.monotonic() > self._end + _GRACE:
-                return self._kill("out of time")
+                self._kill()
+                return _OUT_OF_TIME
             if self._seconds_of_silence() > longest:
-                return self._kill(f"silent for {longest:.0f} s")
+                self._kill()
+                return f"killed: silent for {longest:.0f} s"
             time.sleep(0.1)
         if status == 0:
             return None
+        self._kill()  # what it started may be there still
         return "the device was lost" if status == _GO_ON else f"ended with status {status}"
 
-    def _kill(self, reason: str) -> str:
-        os.killpg(self._started.pid, signal.SIGKILL)
+    def _kill(self) -> None:
+        """The part and all that it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._started.pid, signal.SIGKILL)
         self._started.wait()
-        return f"killed: {reason}"
 
     def _seconds_of_silence(self) -> float:
         """Since the file was last written; a part that still imports has none."""
@@ -236,10 +241,10 @@ class _Process:
             return 0.0
         return time.time() - self._path.stat().st_mtime
 
-    def _note(self, fault: str) -> int | None:
+    def _note(self, fault: str, is_ours: bool) -> int | None:
         """Say in the file which cell ended the process; returns its number, None before the first.
 
-        A peer's fault is not ours.
+        A peer's fault is not ours, and neither is what only took its time.
         """
         content: dict[str, Any] = {"part": self._part, "rows": []}
         if self._path.exists():
@@ -248,7 +253,8 @@ class _Process:
         what = Row(self._part, BOTH, {}, "", "lrk")
         if at_work_on is not None:
             what = from_json(at_work_on["what"])
-        row = replace(what, ok=False if what.provider.startswith("lrk") else None, note=fault)
+        is_ours = is_ours and what.provider.startswith("lrk")
+        row = replace(what, ok=False if is_ours else None, note=fault)
         content["rows"].append(as_json(row))
         write_text(self._path, json.dumps(content, indent=1) + "\n")
         print(row.line(), flush=True)

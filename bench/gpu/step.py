@@ -9,10 +9,10 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.pool import AsyncResult
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, PretrainedConfig
 
 from bench.device import DEVICE
-from bench.gpu.cell import Cell
+from bench.gpu.cell import Cell, one_line
 from bench.gpu.row import BOTH, Row
 from bench.gpu.sizes import REAL, Sizes
 from lrk.plan.check import make_library_workspaces, real_model
@@ -104,19 +104,20 @@ def cells(sizes: Sizes) -> Iterator[Cell]:
     yield from (_cell(each, plans) for each in others)
 
 
-def _cell(step: Step, plans: Mapping[Settings, Future[int]]) -> Cell:
-    return Cell(step.what, partial(_time_step, step, plans[step.settings].result))
+def _cell(step: Step, plans: Mapping[Settings, AsyncResult[int]]) -> Cell:
+    return Cell(step.what, partial(_time_step, step, plans[step.settings].get))
 
 
-def _plans(steps: Sequence[Step]) -> dict[Settings, Future[int]]:
-    """Planned bytes of each step, traced while the device is at work: some take a minute."""
-    workers = max(1, min(4, (os.cpu_count() or 1) - 1))
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    plans = {
-        step.settings: pool.submit(planned_bytes, step.config, step.settings) for step in steps
+def _plans(steps: Sequence[Step]) -> dict[Settings, AsyncResult[int]]:
+    """Planned bytes of each step, traced while the device is at work: some take a minute.
+
+    The processes end with this one, whatever is still planned.
+    """
+    pool = get_context("spawn").Pool(max(1, min(4, (os.cpu_count() or 1) - 1)))
+    return {
+        step.settings: pool.apply_async(planned_bytes, (step.config, step.settings))
+        for step in steps
     }
-    pool.shutdown(wait=False)
-    return plans
 
 
 def planned_bytes(config: PretrainedConfig, settings: Settings) -> int:
@@ -168,15 +169,19 @@ def _time_step(step: Step, planned: Callable[[], int]) -> Iterator[Row]:
         peak = torch.cuda.max_memory_allocated() - before
     parameters = sum(parameter.numel() for parameter in model.parameters())
     rate = useful_flop(config, settings, parameters) / min(times)
-    yield replace(
+    row = replace(
         step.what,
         milliseconds=1000 * min(times),
         spread=1000 * (max(times) - min(times)) if step.repeats > 1 else None,
         tflop_per_s=rate / 1e12,
         mfu=None if step.gpu is None else rate / GPUS[step.gpu].flops_per_second,
         peak_mib=peak / MIB,
-        planned_mib=planned() / MIB,
     )
+    try:
+        yield replace(row, planned_mib=planned() / MIB)
+    # What was measured stands, whatever a plan dies of.
+    except Exception as error:
+        yield replace(row, note=f"not planned: {one_line(error)}")
     if step.profiled:
         yield from _profiled(replace(step.what, op="kernel"), model, settings)
 

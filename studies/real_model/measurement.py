@@ -83,6 +83,5 @@ def kept(cell: Mapping[str, Any]) -> dict[str, Any]:
         "depth": cell["depth"],
         "seconds": cell["seconds"],
         "weights": cell["settings"]["weights"],
-        "peak_memory_gib": cell["peak_memory_gib"],
         **what,
     }

@@ -26,6 +26,9 @@ def write_models(folder: Path, scale: Scale, weights: Path | None) -> PreTrained
     # Texts longer than the window are the point here: no warning about them.
     tokenizer.model_max_length = 10**9
     stock = _stock(model, scale)
+    # The trainer would have models end at the tokenizer's token; those that are not trained too.
+    for each in (stock.config, stock.generation_config):
+        each.eos_token_id = tokenizer.eos_token_id
     _save(stock, tokenizer, folder / UNTOUCHED)
     extend(stock, scale.target)
     _save(stock, tokenizer, folder / RESCALED)

@@ -7,7 +7,7 @@ seed, and begins with the next as far as its budget goes.
 
 from pathlib import Path
 
-from studies.real_model import report
+from studies.real_model import report, texts
 from studies.real_model.budget import Budget
 from studies.real_model.models import MODELS
 from studies.real_model.results import Results
@@ -28,7 +28,7 @@ def rehearse(folder: Path, weights: Path | None) -> None:
         weights: as in `start`.
     """
     out = folder / "rehearsal.json"
-    settings = REHEARSAL.settings() | {"device": "cpu"}
+    settings = REHEARSAL.settings() | {"device": "cpu", "texts": texts.fingerprint()}
     models = [model for model in MODELS if model.name not in LEFT_OUT]
     for seeds, seconds in STARTS:
         results = Results(out, settings, rehearsal=True)

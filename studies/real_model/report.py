@@ -75,8 +75,8 @@ def retrieval(results: Record, name: str) -> dict[Trial, float]:
 
 
 def verdict(results: Record) -> str:
-    """Whether the best short method is within 5 % of full length for a third of its time, and how
-    the best with all of the time compares."""
+    """Whether a short method is within 5 % of full length for a third of its time, and how the best
+    with all of the time compares. Judged beyond the window: within it all models read."""
     a_third = _best(results, [model for model in SHORT if model.share < 1])
     equal = _best(results, [model for model in SHORT if model.share == 1])
     said = "The aim is a short method within 5 % of full length's score for a third of its time. "
@@ -89,16 +89,24 @@ def verdict(results: Record) -> str:
     said += f" The aim is {'met' if ratio.ratio >= AIM else 'not met'}"
     certain = ratio.low >= AIM or ratio.high < AIM
     said += "." if certain else ", but the interval holds 95 %: more trials could turn it."
-    return said if equal is None else f"{said} With the same time, the best: {_compared(*equal)}"
+    if equal is None:
+        return said
+    return f"{said} With the same time, the best by these very prompts: {_compared(*equal)}"
 
 
 def _best(results: Record, models: Sequence[Model]) -> tuple[str, Ratio] | None:
     """The one with the highest score on the prompts that it shares with full length."""
-    full = retrieval(results, FULL.name)
+    window = results["settings"]["window"]
+
+    def beyond(model: Model) -> dict[Trial, float]:
+        scores = retrieval(results, model.name)
+        return {trial: score for trial, score in scores.items() if trial[1] > window}
+
+    full = beyond(FULL)
     found = {
         model.name: ratio_of_scores(of_model, full)
         for model in models
-        if full and (of_model := retrieval(results, model.name))
+        if full and (of_model := beyond(model))
     }
     if not found:
         return None

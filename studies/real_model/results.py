@@ -33,13 +33,21 @@ class Results:
         path: it need not exist.
         settings: of this start.
         rehearsal: whether the figures mean nothing.
+        commit: of the sources, where git cannot say it.
 
     Raises:
         ValueError: if the file is of a study with other settings, or no results.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], rehearsal: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        rehearsal: bool = False,
+        commit: str | None = None,
+    ) -> None:
         self.path = path
+        self._commit = commit
         self._environment: int | None = None
         if path.exists():
             self.data = read(path)
@@ -87,7 +95,8 @@ class Results:
 
     def _placed(self, record: Record) -> Record:
         if self._environment is None:
-            self.data["environments"].append(environment())
+            found = environment()
+            self.data["environments"].append(found | {"commit": self._commit or found["commit"]})
             self._environment = len(self.data["environments"]) - 1
         return record | {"environment": self._environment}
 

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lrk.atomic import remove
@@ -29,6 +30,7 @@ class Study:
         decoding: whether the methods of `lrk.decode` are measured too, last.
         results: the file that says what is done.
         models: of `MODELS`, in the order of the work.
+        failed: models of this start that could not be made or read.
     """
 
     folder: Path
@@ -38,6 +40,7 @@ class Study:
     decoding: bool
     results: Results
     models: Sequence[Model] = MODELS
+    failed: list[str] = field(default_factory=list)
 
     def run(self, budget: Budget) -> None:
         """Do what is missing: seed by seed, each model to its end before the next.
@@ -51,10 +54,21 @@ class Study:
         for model, seed in self._models():
             lengths = self.results.missing(model.name, seed, model.lengths(self.scale))
             if lengths:
-                self._measure(model, seed, lengths, self._weights(model, seed, budget), budget)
+                with self._others_go_on(f"{model.name}, seed {seed}"):
+                    self._measure(model, seed, lengths, self._weights(model, seed, budget), budget)
         for method in self._decoded():
             if self.results.missing(method.name, self.seeds[0], [self.scale.target]):
-                self._measure_decoded(method, budget)
+                with self._others_go_on(method.name):
+                    self._measure_decoded(method, budget)
+
+    @contextmanager
+    def _others_go_on(self, name: str) -> Iterator[None]:
+        """What a command or the device says no to is left to do, and the next model is taken."""
+        try:
+            yield
+        except RuntimeError as error:  # CommandError, and out of memory
+            _say(f"{name} failed: {' '.join(str(error).split())[:300]}")
+            self.failed.append(name)
 
     def left(self) -> list[str]:
         """What is missing, in the order of the work."""

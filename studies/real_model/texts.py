@@ -7,6 +7,7 @@ a repository; samples are cut from it. The 16 held-out files are joined likewise
 both.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,15 @@ def write_texts(folder: Path, scale: Scale, tokenizer: PreTrainedTokenizerBase) 
             *("--output_dir", str(folder / TRAINING)),
         ],
     )
+
+
+def fingerprint() -> str:
+    """SHA-256 of all files, the first 16 digits: another Python has another library."""
+    found = hashlib.sha256()
+    for documents in (standard_library.held_out_documents(), standard_library.training_documents()):
+        for text in documents["text"]:
+            found.update(text.encode())
+    return found.hexdigest()[:16]
 
 
 def rotations(texts: Sequence[str], count: int) -> list[str]:

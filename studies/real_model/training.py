@@ -18,11 +18,13 @@ CHECKPOINT_SECONDS = 300
 """Of training between two checkpoints: one of this model with its optimizer has 1.6 GB."""
 LEARNING_RATE = 2e-4
 WARMUP_SHARE = 0.05
+FEW_STEPS = 40
+"""Below which there is no warm-up: transformers begins one at a rate of 0."""
 
 
 def steps_for(seconds: float, step_seconds: float) -> int:
-    """The steps that fit; at least one."""
-    return max(1, int(seconds / step_seconds))
+    """As many as come closest to the time; at least one."""
+    return max(1, round(seconds / step_seconds))
 
 
 def is_trained(folder: Path) -> bool:
@@ -93,8 +95,7 @@ def _words(
         *("--max_steps", str(steps)),
         *("--learning_rate", str(LEARNING_RATE)),
         *("--lr_scheduler_type", "cosine"),
-        # transformers begins a warm-up at a rate of 0, a step that few steps cannot spare.
-        *("--warmup_steps", str(round(WARMUP_SHARE * steps))),
+        *("--warmup_steps", str(0 if steps < FEW_STEPS else round(WARMUP_SHARE * steps))),
         *("--weight_decay", "0.1"),
         *("--use_cpu", str(device == "cpu").lower()),
         *("--report_to", "none"),

@@ -167,7 +167,7 @@ def test_a_hang_costs_its_cell(tmp_path, monkeypatch):
 
 def test_no_part_takes_the_time_of_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(session, "_GRACE", 0.1)
-    a_part(monkeypatch, tmp_path, "time.sleep(60)", "Liger")
+    a_part(monkeypatch, tmp_path, "time.sleep(60)")
     start = time.monotonic()
     some = options(tmp_path, budget=1.0, parts=("card", "correct"))
     assert session.run_session(some) == 0
