@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.part is not None:
             return run_part(options, arguments.part, arguments.first, arguments.until)
         return run_session(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"bench.gpu: {error}", file=sys.stderr)
         return 2
 

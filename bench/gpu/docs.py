@@ -290,11 +290,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         cards = cards_in(arguments.results)
-    except ValueError as error:
+        pictures = {card.name: _draw_card(card, arguments.docs) for card in cards}
+        write_text(arguments.docs / PAGE, page(cards, pictures))
+    except (ValueError, OSError) as error:
         print(f"bench.gpu.docs: {error}", file=sys.stderr)
         return 2
-    pictures = {card.name: _draw_card(card, arguments.docs) for card in cards}
-    write_text(arguments.docs / PAGE, page(cards, pictures))
     return 0
 
 

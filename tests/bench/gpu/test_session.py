@@ -42,6 +42,11 @@ def test_out_is_a_file(tmp_path, capsys):
     assert "must be a folder, or a name for a new one" in capsys.readouterr().err
 
 
+def test_out_cannot_be_made(capsys):
+    assert main(["--out", "/proc/results", "--rehearse", "--parts", "card"]) == 2
+    assert "bench.gpu: [Errno" in capsys.readouterr().err
+
+
 def options(folder, **changes):
     usual = Options(folder, ("card",), 60.0, rehearse=True, seed=0, commit=None)
     return replace(usual, **changes)
