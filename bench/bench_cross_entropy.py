@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import clock
 from bench.device import DEVICE
 from bench.peers import Unavailable
 from bench.peers.cross_entropy import (
@@ -51,10 +52,7 @@ def resident_mib(field: str) -> float:
 def peak_mib(step: Callable[[], None]) -> float:
     """Highest memory during `step` over that before it."""
     if ON_GPU:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return clock.peak_bytes(step) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # resets the highest resident size
     before = resident_mib("VmRSS")
     step()

@@ -6,7 +6,6 @@ results it says so.
 
 import argparse
 import sys
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from matplotlib import pyplot
 from bench.gpu.aims import aims
 from bench.gpu.results import Results, results_in
 from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
+from bench.gpu.summary import Directions, by_shape, correctness
 from bench.gpu.tiles import Timed, best
 from lrk.atomic import atomic_file, write_text
 from studies.real_model.figures import draw as draw_study
@@ -78,10 +78,7 @@ def _operations(results: Results) -> Iterator[str]:
     yield ""
     yield from _table(
         ("aim", "found", "met"),
-        [
-            (each.aim, each.value, {True: "yes", False: "no"}.get(each.met, ""))
-            for each in aims(results)
-        ],
+        [(each.aim, each.value, _MET[each.met]) for each in aims(results)],
     )
     for part, section in _SECTIONS.items():
         if part in results.rows:
@@ -110,28 +107,20 @@ def _ceilings(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _correct(rows: Sequence[Row]) -> Iterator[str]:
-    by_op: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_op[row.op].append(row)
-    lines = []
-    for op, some in by_op.items():
-        ratios = [row.over_plain for row in some if row.over_plain is not None]
-        right = sum(row.ok is True for row in some)
-        lines.append((op, str(len(some)), str(right), _number(max(ratios, default=None))))
+    lines = [
+        (each.op, str(each.checks), str(each.right), _number(each.over_plain))
+        for each in correctness(rows)
+    ]
     head = ("operation", "checks", "right", "largest error over plain PyTorch's, in 16 bits")
     yield from _table(head, lines)
 
 
 def _kernels(rows: Sequence[Row]) -> Iterator[str]:
-    by_shape: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
-    for row in rows:
-        shape = ", ".join(f"{name} {size:,}" for name, size in row.shape.items())
-        providers = by_shape.setdefault((row.op, f"{shape}, {row.dtype}"), {})
-        providers.setdefault(row.provider, {})[row.direction] = row
     head = ("", "forward, ms", "backward, ms", "both, ms", "TFLOP/s", "GB/s", "of the ceiling",
             "MiB", "host, us", "error", "plain PyTorch's")  # fmt: skip
-    for (op, shape), providers in by_shape.items():
-        yield f"**{op}**, {shape}:"
+    for op, sizes, dtype, providers in by_shape(rows):
+        shape = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        yield f"**{op}**, {shape}, {dtype}:"
         yield ""
         measured = {name: each for name, each in providers.items() if _is_timed(each)}
         yield from _table(head, [_provider(*each) for each in measured.items()])
@@ -141,17 +130,17 @@ def _kernels(rows: Sequence[Row]) -> Iterator[str]:
             yield ""
 
 
-def _is_timed(rows: dict[str, Row]) -> bool:
+def _is_timed(rows: Directions) -> bool:
     return any(row.milliseconds is not None for row in rows.values())
 
 
-def _note(rows: dict[str, Row]) -> str:
+def _note(rows: Directions) -> str:
     """Why a provider has no times."""
     notes = [row.note.removeprefix("left out: ") for row in rows.values() if row.note]
     return notes[0][:80] if notes and not _is_timed(rows) else ""
 
 
-def _provider(name: str, rows: dict[str, Row]) -> Sequence[str]:
+def _provider(name: str, rows: Directions) -> Sequence[str]:
     forward, backward = (
         _number(rows[each].milliseconds) if each in rows else "" for each in (FORWARD, BACKWARD)
     )

@@ -63,7 +63,7 @@ class Row:
     @property
     def what(self) -> str:
         """All that tells it from other rows, in one line."""
-        sizes = " ".join(f"{name}{size}" for name, size in self.shape.items())
+        sizes = written(self.shape)
         words = (self.provider, self.op, self.direction, sizes, self.dtype, self.variant)
         return " ".join(word for word in words if word)
 
@@ -85,6 +85,11 @@ class Row:
         if self.ok is not None:
             words.append("right" if self.ok else "WRONG")
         return "  ".join([*words, self.note] if self.note else words)
+
+
+def written(shape: dict[str, int]) -> str:
+    """Its sizes behind their letters."""
+    return " ".join(f"{name}{size}" for name, size in shape.items())
 
 
 def dtype_name(dtype: torch.dtype) -> str:

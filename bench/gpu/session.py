@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -18,12 +18,12 @@ import torch
 
 from bench.gpu.card import Ceilings, ceilings
 from bench.gpu.cell import FINISHED, Cell, measure_all
-from bench.gpu.correct import WAYS
 from bench.gpu.results import PARTS, results_in
 from bench.gpu.row import BOTH, Report, Row, as_json, from_json, read
 from bench.gpu.sizes import REAL, REHEARSAL, Sizes
 from bench.gpu.stand_in import stand_in
 from bench.gpu.table import table
+from bench.gpu.ways import WAYS
 from lrk.atomic import write_text
 from lrk.env import environment
 
@@ -33,6 +33,7 @@ _GRACE = 45.0  # seconds in which a part may end what it has begun
 # Seconds in which a cell has to say something: on slow cards a long step takes minutes.
 _SILENCE = {"compile": float("inf"), "step": 400.0}
 _SILENCE_OF_OTHERS = 120.0
+_TIMED = ("kernels", "tiles", "step")
 _OUT_OF_TIME = "killed: out of time"
 _GO_ON = 3  # exit status of a part that lost its device and wants a new process
 
@@ -93,7 +94,8 @@ def run_part(options: Options, part: str, first: int, until: float) -> int:
         report = Report(path, _header(options, part, seed), rows, _finish(part, most))
         report.write()
         module = import_module(f"bench.gpu.{part}")
-        cells = [_unless_red(cell, part, options.out) for cell in module.cells(options.sizes)]
+        wrong = _wrong_in(options.out) if part in _TIMED else []
+        cells = [_unless_wrong(cell, wrong) for cell in module.cells(options.sizes)]
         reached = measure_all(cells, report, until, first)
     if reached == FINISHED:
         return 0
@@ -128,12 +130,15 @@ def _finish(part: str, most: Ceilings) -> Callable[[Row], Row]:
     return (lambda row: row) if part in ("card", "step") else most.share
 
 
-def _unless_red(cell: Cell, part: str, out: Path) -> Cell:
-    """The cell, or one that says that nothing wrong is timed."""
+def _wrong_in(out: Path) -> list[Row]:
+    """What the part `correct` found wrong, if it was run."""
     path = out / "correct.json"
-    if part not in ("kernels", "tiles", "step") or not path.exists():
-        return cell
-    if not any(_concerns(row, cell.what) for row in read(path)[1] if row.ok is False):
+    return [row for row in read(path)[1] if row.ok is False] if path.exists() else []
+
+
+def _unless_wrong(cell: Cell, wrong: Sequence[Row]) -> Cell:
+    """The cell, or one that says that nothing wrong is timed."""
+    if not any(_concerns(row, cell.what) for row in wrong):
         return cell
     note = "not timed: part correct found it wrong"
     return Cell(cell.what, lambda: iter([replace(cell.what, note=note)]))

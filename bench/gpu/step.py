@@ -6,7 +6,6 @@ Weights are random, and SGD has no state: it is the step that is measured, not a
 import gc
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from bench.device import DEVICE
 from bench.gpu.cell import Cell, one_line
 from bench.gpu.row import BOTH, Row
 from bench.gpu.sizes import REAL, Sizes
+from bench.measure import timer
 from lrk.plan.check import make_library_workspaces, real_model
 from lrk.plan.configs import load_config
 from lrk.plan.gpus import GPUS
@@ -177,21 +177,23 @@ def _time_step(step: Step, planned: Callable[[], int]) -> Iterator[Row]:
         mfu=None if step.gpu is None else rate / GPUS[step.gpu].flops_per_second,
         peak_mib=peak / MIB,
     )
-    try:
-        yield replace(row, planned_mib=planned() / MIB)
-    # What was measured stands, whatever a plan dies of.
-    except Exception as error:
-        yield replace(row, note=f"not planned: {one_line(error)}")
+    yield _with_plan(row, planned)
     if step.profiled:
         yield from _profiled(replace(step.what, op="kernel"), model, settings)
 
 
+def _with_plan(row: Row, planned: Callable[[], int]) -> Row:
+    try:
+        return replace(row, planned_mib=planned() / MIB)
+    # What was measured stands, whatever a plan dies of.
+    except Exception as error:
+        return replace(row, note=f"not planned: {one_line(error)}")
+
+
 def _seconds(model: nn.Module, settings: Settings) -> float:
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = timer()
     run_step(model, settings)
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return timer() - start
 
 
 def _time_longest_stock(step: Step) -> Iterator[Row]:

@@ -1,12 +1,12 @@
 """A run in at most a hundred lines: what is wrong first, then each part in a few lines."""
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from bench.gpu.aims import aims
 from bench.gpu.kernels import COPY, LRK, THREE_PRODUCTS
 from bench.gpu.results import Results
-from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
+from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row, written
+from bench.gpu.summary import by_shape, correctness
 from bench.gpu.tiles import best
 
 MAX_LINES = 100
@@ -49,33 +49,22 @@ def _card(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _correct(rows: Sequence[Row]) -> Iterator[str]:
-    by_op: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_op[row.op].append(row)
-    for op, some in by_op.items():
-        right = sum(row.ok is True for row in some)
-        ratios = [row.over_plain for row in some if row.over_plain is not None]
-        worst = (
-            f", at worst {max(ratios):.2f} of plain PyTorch's error in 16 bits" if ratios else ""
-        )
-        yield f"correct: {op} {right} of {len(some)} right{worst}"
+    for each in correctness(rows):
+        worst = ""
+        if each.over_plain is not None:
+            worst = f", at worst {each.over_plain:.2f} of plain PyTorch's error in 16 bits"
+        yield f"correct: {each.op} {each.right} of {each.checks} right{worst}"
 
 
 def _kernels(rows: Sequence[Row]) -> Iterator[str]:
     """A line a shape: ours in milliseconds, the fastest of the others, and what bounds all."""
-    by_shape: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
-    for row in rows:
-        if row.milliseconds is not None:
-            sizes = " ".join(f"{name}{size}" for name, size in row.shape.items())
-            providers = by_shape.setdefault((row.op, sizes), {})
-            providers.setdefault(row.provider, {})[row.direction] = row
-    for (op, sizes), providers in by_shape.items():
-        ours = providers.pop(LRK, {})
+    for op, sizes, _, providers in by_shape(row for row in rows if row.milliseconds is not None):
+        ours = providers.get(LRK, {})
         cells = [_milliseconds(ours, each) for each in (FORWARD, BACKWARD, BOTH)]
         others = {name: each for name, each in providers.items() if not name.startswith(LRK)}
         bounds = {name: others.pop(name) for name in _BOUNDS if name in others}
         beside = _fastest(ours, others) + _fastest(ours, bounds)
-        yield f"{op} {sizes}: lrk {' / '.join(cells)} ms{_rate(ours)}{beside}"
+        yield f"{op} {written(sizes)}: lrk {' / '.join(cells)} ms{_rate(ours)}{beside}"
 
 
 def _milliseconds(rows: Mapping[str, Row], direction: str) -> str:

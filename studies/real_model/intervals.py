@@ -1,10 +1,11 @@
 """95 % intervals: of a share of trials, and of the ratio of two models' scores."""
 
-import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+
+from lrk.analysis.token_types import wilson_lower
 
 Z = 1.959964
 RESAMPLES = 10_000
@@ -20,12 +21,9 @@ def wilson(hits: float, trials: int) -> tuple[float, float]:
         hits: of the trials.
         trials: at least 1.
     """
-    share, ratio = hits / trials, Z * Z / trials
-    middle = (share + ratio / 2) / (1 + ratio)
-    half = Z * math.sqrt((share * (1 - share) + ratio / 4) / trials) / (1 + ratio)
-    # At no hit and at nothing but hits one end is exact, and rounding would leave it beside.
-    low = 0.0 if hits == 0 else middle - half
-    return low, 1.0 if hits == trials else middle + half
+    found, missed, all_of_them = np.float64(hits), np.float64(trials - hits), np.float64(trials)
+    low, of_missed = (float(wilson_lower(each, all_of_them, Z)) for each in (found, missed))
+    return low, 1 - of_missed
 
 
 class Ratio(NamedTuple):

@@ -195,7 +195,7 @@ def test_a_way_to_launch_blocks_no_time(tmp_path):
     wrong = Report(tmp_path / "correct.json", {})
     wrong.add(replace(ROW, ok=False, variant="torch.compile"))
     timed = Cell(ROW, lambda: iter([replace(ROW, milliseconds=1.0)]))
-    (row,) = session._unless_red(timed, "kernels", tmp_path).measure()
+    (row,) = session._unless_wrong(timed, session._wrong_in(tmp_path)).measure()
     assert row.milliseconds == 1.0
 
 
@@ -224,6 +224,6 @@ def test_nothing_wrong_is_timed(changes, is_timed, tmp_path):
     wrong = Report(tmp_path / "correct.json", {})
     wrong.add(replace(ROW, ok=False))
     timed = Cell(replace(ROW, **changes), lambda: iter([replace(ROW, milliseconds=1.0)]))
-    (row,) = session._unless_red(timed, "kernels", tmp_path).measure()
+    (row,) = session._unless_wrong(timed, session._wrong_in(tmp_path)).measure()
     assert (row.milliseconds is not None) is is_timed
     assert bool(row.note) is not is_timed
