@@ -1,4 +1,4 @@
-"""Attention over one causal document and over packed ones, beside its peers.
+"""Attention over one causal document and over packed ones, and of one query, beside its peers.
 
     python -m pytest bench/bench_attention.py --benchmark-json attention.json
 
@@ -9,18 +9,22 @@ say nothing about a GPU's.
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from bench.case import MODELS
 from bench.device import DEVICE
 from bench.measure import run, timer
 from bench.peers import Unavailable
-from bench.peers.attention import Documents, fla, flash_attn, flex, lrk, sdpa
+from bench.peers.attention import Documents, fla, flash_attn, flex, lrk, one_query, sdpa
+from lrk.kernels.attention import attention
 
 ON_GPU = DEVICE.type == "cuda"
 DTYPE = torch.bfloat16 if ON_GPU else torch.float32
 NUM_DOCUMENTS = {"one document": 1, "8 documents": 8}
 LENGTHS = [8192, 32_768] if ON_GPU else [8192]
 PROVIDERS = [lrk, sdpa, flex, flash_attn, fla]
+KEYS = 131_072 if ON_GPU else 8192
+OF_ONE_QUERY = {"lrk": attention, "sdpa_flash": one_query(SDPBackend.FLASH_ATTENTION)}
 
 
 @pytest.mark.benchmark(timer=timer, warmup=False, min_rounds=5, max_time=2)
@@ -63,6 +67,28 @@ def test_attention(benchmark, model, length, layout, mode, provider):
         {"forward": forward, "backward": backward}[mode],
         {"tflop_per_s": flop / 1e12},
         provider=provider.__name__,
+        q=list(q.shape),
+        k=list(k.shape),
+        dtype=str(DTYPE),
+    )
+
+
+@pytest.mark.benchmark(timer=timer, warmup=False, min_rounds=5, max_time=2)
+@pytest.mark.parametrize("provider", OF_ONE_QUERY)
+@pytest.mark.parametrize("model", ["llama-3-8b", "smollm2-135m"])
+@torch.no_grad()
+def test_decoding(benchmark, model, provider):
+    """One query on a cache, which has to be read once."""
+    shape = MODELS[model]
+    benchmark.group = f"attention of one query, {model}, {KEYS} keys, {DTYPE}"
+    q = torch.randn(1, shape.num_heads, 1, shape.head_dim, device=DEVICE, dtype=DTYPE)
+    k, v = torch.randn(2, 1, shape.num_kv_heads, KEYS, shape.head_dim, device=DEVICE, dtype=DTYPE)
+    attend = OF_ONE_QUERY[provider]
+    run(
+        benchmark,
+        lambda: attend(q, k, v),
+        {"gb_per_s": 2 * k.numel() * k.itemsize / 1e9},
+        provider=provider,
         q=list(q.shape),
         k=list(k.shape),
         dtype=str(DTYPE),

@@ -1,11 +1,15 @@
 """Registers, spills and instructions of every kernel, for GPUs that need not be there.
 
-    python -m bench.compile_report [--json FILE] [--op rope ...] [--arch sm_90 ...]
+    python -m bench.compile_report [--json FILE | --hashes] [--op rope ...] [--arch sm_90 ...]
         [--model llama-3-8b ...]
 
 Each kernel is compiled as its launcher would launch it on the architecture, and its machine code is
 read: figures of the compiler, not measurements of speed. A peer's kernels stand beside ours where
 its package is installed. Rows are those of `row`; a key without a meaning for a kernel is null.
+
+With --hashes, a hash of each kernel of ours instead: a refactoring leaves them as they are. They
+are those of one Triton; `tests/bench/hashes/` keeps some, which a change that means to change
+kernels renews (CONTRIBUTING.md).
 """
 
 import argparse
@@ -18,6 +22,7 @@ from bench.case import MODELS, Case
 from bench.cases import attention, cross_entropy, rope
 from bench.machine_code import MachineCode, read
 from bench.offline import TARGETS, Launch, compiled_launches
+from bench.ptx import code_hash
 
 CASES: dict[str, Callable[[], Iterable[Case]]] = {
     "rope": rope.cases,
@@ -114,6 +119,19 @@ def rows(ops: list[str], archs: list[str], models: list[str]) -> Iterator[dict[s
                     yield row(case, launch, read(launch.compiled, arch))
 
 
+def hashes(ops: list[str], archs: list[str], models: list[str]) -> Iterator[str]:
+    """A line for each kernel of ours on NVIDIA's architectures: what and where it is, its hash."""
+    for op in ops:
+        for case in CASES[op]():
+            if case.model not in models or not case.provider.startswith("lrk"):
+                continue
+            for arch in archs:
+                for launch in compiled_launches(case.launch, arch):
+                    if "ptx" in launch.compiled.asm:
+                        what = (case.provider, case.model, arch, launch.kernel, case.tile(launch))
+                        yield "\t".join((*what, code_hash(launch.compiled.asm["ptx"])))
+
+
 def markdown(table: list[dict[str, Any]]) -> str:
     """The most telling columns, one line a kernel."""
     lines = [SHOWN, ["---"] * len(SHOWN)]
@@ -123,12 +141,19 @@ def markdown(table: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=Path, help="file for all the columns of the report")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", type=Path, help="file for all the columns of the report")
+    output.add_argument("--hashes", action="store_true", help="a hash of each kernel instead")
     parser.add_argument("--op", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
     arguments = parser.parse_args()
-    table = list(rows(arguments.op, arguments.arch, arguments.model))
+    which = arguments.op, arguments.arch, arguments.model
+    if arguments.hashes:
+        for line in hashes(*which):
+            print(line, flush=True)
+        return
+    table = list(rows(*which))
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1) + "\n")
     print(markdown(table))

@@ -42,3 +42,13 @@ def _architecture_of(index: int) -> str:
 def architecture(tensor: Tensor) -> str:
     """Key of the tables of tiles: `"sm_90"`, `"gfx942"`, ...; `INTERPRETED` for CPU tensors."""
     return _architecture_of(tensor.device.index) if tensor.is_cuda else INTERPRETED
+
+
+@functools.cache
+def _multiprocessors_of(index: int) -> int:
+    return torch.cuda.get_device_properties(index).multi_processor_count
+
+
+def multiprocessors(tensor: Tensor) -> int:
+    """How many the GPU of `tensor` has (AMD: compute units); an H100's for CPU tensors."""
+    return _multiprocessors_of(tensor.device.index) if tensor.is_cuda else 132

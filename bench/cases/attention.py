@@ -1,4 +1,4 @@
-"""What the compile report says about attention: our three kernels, and fla's beside them."""
+"""What the compile report says about attention: our kernels, and fla's beside them."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -14,11 +14,15 @@ from lrk.kernels.attention.mask import Mask
 
 LENGTH = 32_768
 CAUSAL = Mask(None, None, None, None, None, causal=True, q_offset=0, window=None)
+_ENDS = torch.tensor([0, 1000, LENGTH], dtype=torch.int32)
+PACKED = CAUSAL._replace(cu_seqlens=_ENDS, cu_seqlens_k=_ENDS)
 
 
 def cases() -> Iterator[Case]:
     for name, model in MODELS.items():
-        yield _ours(name, model)
+        yield _ours(name, model, "lrk", CAUSAL)
+        yield _ours(name, model, "lrk, documents", PACKED)
+        yield _decoding(name, model)
         if find_spec("fla"):
             yield _fla(name, model)
 
@@ -35,7 +39,7 @@ def _case(name: str, model: Model, provider: str, launch: Callable[[], object], 
     )
 
 
-def _ours(name: str, model: Model) -> Case:
+def _ours(name: str, model: Model, provider: str, mask: Mask) -> Case:
     def launch() -> None:
         q, k, v = (
             torch.empty(1, LENGTH, heads, model.head_dim, dtype=model.dtype).transpose(1, 2)
@@ -43,13 +47,26 @@ def _ours(name: str, model: Model) -> Case:
         )
         lse = torch.empty(1, model.num_heads, LENGTH)
         scale = model.head_dim**-0.5
-        forward.launch(q, k, v, CAUSAL, scale, None)
-        backward.launch(q, None, q, k, v, q, lse, CAUSAL, scale, None)
+        forward.launch(q, k, v, mask, scale, None)
+        backward.launch(q, None, q, k, v, q, lse, mask, scale, None)
 
-    def tile(launch: Launch) -> str:
-        return f"{launch.arguments['BLOCK_M']}x{launch.arguments['BLOCK_N']}"
+    return _case(name, model, provider, launch, _tile)
 
-    return _case(name, model, "lrk", launch, tile)
+
+def _decoding(name: str, model: Model) -> Case:
+    """One query on a cache of `LENGTH` keys."""
+
+    def launch() -> None:
+        q = torch.empty(1, model.num_heads, 1, model.head_dim, dtype=model.dtype)
+        k, v = torch.empty(2, 1, model.num_kv_heads, LENGTH, model.head_dim, dtype=model.dtype)
+        forward.launch(q, k, v, CAUSAL._replace(q_offset=LENGTH - 1), model.head_dim**-0.5, None)
+
+    return _case(name, model, "lrk, decoding", launch, _tile)
+
+
+def _tile(launch: Launch) -> str:
+    sides = (launch.arguments.get(side) for side in ("BLOCK_M", "BLOCK_N"))
+    return "x".join(str(side) for side in sides if side is not None)
 
 
 def _fla(name: str, model: Model) -> Case:

@@ -49,6 +49,7 @@ def aims(results: Results) -> list[Found]:
             "RoPE beside a copy", time("rope", rope, FORWARD), time("rope", rope, FORWARD, COPY),
             1 / 0.9,
         ),
+        _reading(kernels, {"B": 1, "S": 1, "Sk": REAL.lengths[-1], **heads}),
         _mfu(steps, middle),
         _plan(steps),
     ]  # fmt: skip
@@ -78,6 +79,16 @@ def _ratio(aim: str, ours: float | None, other: float | None, limit: float) -> F
     if ours is None or other is None:
         return Found(aim, "", None)
     return Found(aim, f"{ours / other:.2f}", ours / other <= limit)
+
+
+def _reading(rows: list[Row], shape: dict[str, int]) -> Found:
+    """K and V come once from memory, at the bandwidth that the card reached for a copy."""
+    aim = f"decoding at {shape['Sk']:,} keys at most 1.5 of the time of reading them"
+    ours = (row for row in rows if (row.op, row.shape, row.provider) == ("decoding", shape, LRK))
+    share = next((row.share for row in ours), None)
+    if share is None:
+        return Found(aim, "", None)
+    return Found(aim, f"{1 / share:.2f}", share >= 1 / 1.5)
 
 
 def _mfu(steps: list[Row], length: int) -> Found:

@@ -94,10 +94,14 @@ VARIANTS: dict[str, Callable[[AttentionCase], dict[str, Any]]] = {
 }
 _USUAL = ("causal", "documents")
 _LONGER_KEYS = {"documents with longer keys", "kv_lengths", "q_offset", "cached"}
+_DECODING = ("cached", "documents with longer keys", "kv_lengths", "window", "softcap")
 
 
 def attention_cases(sizes: Sizes) -> Iterator[AttentionCase]:
-    """All variants in bf16 at the main head dimensions, the usual ones in every other kind."""
+    """All variants in bf16 at the main head dimensions, the usual ones in every other kind.
+
+    Last few queries on many keys, which have kernels of their own.
+    """
     groups = cycle(sizes.groups)
 
     def case(variant: str, dtype: torch.dtype, head_dim: int, s: int) -> AttentionCase:
@@ -110,6 +114,9 @@ def attention_cases(sizes: Sizes) -> Iterator[AttentionCase]:
         yield case(variant, dtype, head_dim, sizes.short)
     for s, variant in product(sizes.odd, _USUAL):
         yield case(variant, torch.bfloat16, sizes.main_dims[0], s)
+    for queries, head_dim, variant in product((1, 5), sizes.main_dims, _DECODING):
+        what = torch.bfloat16, head_dim, next(groups), sizes.batch, queries, sizes.long
+        yield AttentionCase(variant, *what)
 
 
 def random_heads(batch: int, heads: int, length: int, head_dim: int, dtype: torch.dtype) -> Tensor:

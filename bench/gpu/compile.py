@@ -50,6 +50,8 @@ def jobs(sizes: Sizes) -> list[Job]:
                 AttentionCase(variant, sizes.dtype, model.head_dim, heads, 1, s, s)
                 for variant in ("causal", "documents")
             ]
+        query = sizes.dtype, model.head_dim, heads, 1, 1, max(sizes.lengths)
+        cases.append(AttentionCase("cached", *query))
     b, h, hk, d, s = sizes.published
     cases.append(AttentionCase("causal", sizes.dtype, d, Heads(h, hk), b, s, s))
     model = next(iter(sizes.models.values()))
@@ -58,7 +60,7 @@ def jobs(sizes: Sizes) -> list[Job]:
     for kernel, documents in product(CANDIDATES, (False, True)):
         variant = "documents" if documents else "causal"
         case = AttentionCase(variant, sizes.dtype, model.head_dim, heads, 1, sizes.long, sizes.long)
-        found += [Job(case, candidate) for candidate in candidates(sizes, kernel, documents)]
+        found += [Job(case, candidate) for candidate in candidates(sizes, kernel)]
     dtypes = torch.bfloat16, torch.float16, torch.float32
     found += [Job(rope=case) for case in cases if case.variant == "causal"]
     vocabularies = {model.vocab for model in sizes.models.values()} | {sizes.loss_shape[2]}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 
 from bench.case import Model
 from bench.device import DEVICE
@@ -23,6 +24,7 @@ from bench.peers import attention, cross_entropy, rope
 from bench.peers.attention import Attend, Documents
 from bench.peers.cross_entropy import Loss
 from bench.peers.rope import Rotate
+from lrk.kernels.attention import attention_reference, attention_triton
 from lrk.kernels.rope import rope_reference
 
 LRK = "lrk"
@@ -39,6 +41,7 @@ def cells(sizes: Sizes) -> Iterator[Cell]:
     published = AttentionShape(b, s, h, hk, d, 1, sizes.dtype)
     yield from _attention_cells(published, sizes, ATTENTION)
     yield from _cells_of_length(middle, sizes)
+    yield from _decoding_cells(sizes)
     yield from _loss_cells(sizes, LOSS)
     for length in sizes.lengths:
         if length != middle:
@@ -230,6 +233,44 @@ def _judged_attention(
         ]
     )  # fmt: skip
     return with_verdict(what, found)
+
+
+# Decoding: attention of one query.
+
+DECODING: Mapping[str, Attend] = {
+    LRK: attention_triton,
+    "SDPA flash": attention.one_query(SDPBackend.FLASH_ATTENTION),
+    "SDPA cuDNN": attention.one_query(SDPBackend.CUDNN_ATTENTION),
+}
+
+
+def _decoding_cells(sizes: Sizes) -> Iterator[Cell]:
+    for model in sizes.models.values():
+        heads = {"H": model.num_heads, "Hk": model.num_kv_heads, "D": model.head_dim}
+        shape = {"B": 1, "S": 1, "Sk": max(sizes.lengths), **heads}
+        for name, attend in DECODING.items():
+            what = Row("decoding", FORWARD, shape, dtype_name(sizes.dtype), name)
+            yield Cell(what, partial(_time_decoding, what, attend, sizes.dtype))
+
+
+@torch.no_grad()
+def _time_decoding(what: Row, attend: Attend, dtype: torch.dtype) -> Iterator[Row]:
+    """On keys and values as a cache holds them; they have to be read once."""
+    b, _, length, heads, kv_heads, d = what.shape.values()
+    q = random_heads(b, heads, 1, d, dtype)
+    k, v = torch.randn(2, b, kv_heads, length, d, device=DEVICE, dtype=dtype)
+    group = slice(heads // kv_heads)
+
+    def of_group(dtype: torch.dtype) -> Tensor:
+        return attention_reference(*(x.to(dtype) for x in (q[:, group], k[:, :1], v[:, :1])))
+
+    plain, exact = of_group(dtype), of_group(torch.float64)
+    found = judge([Judged("out", attend(q, k, v)[:, group], plain, exact, False)])
+    what = with_verdict(what, found)
+    if what.ok is False:
+        yield what
+        return
+    yield timed(what, lambda: attend(q, k, v), traffic=2 * k.numel() * k.itemsize)
 
 
 # RoPE.

@@ -19,7 +19,8 @@ class Row:
     """What was found of one operation in one shape by one provider; None is what was not measured.
 
     Attributes:
-        op: `copy`, `product`, `rope`, `attention`, `linear_cross_entropy`, `step`, `kernel`.
+        op: `copy`, `product`, `rope`, `attention`, `decoding`, `linear_cross_entropy`, `step`,
+            `kernel`.
         direction: FORWARD, BACKWARD or BOTH (forward, then backward); `pass` in JSON.
         shape: its sizes by their usual letters: B, S, H, Hk, D, N, V, W, documents, window.
         dtype: of the inputs.

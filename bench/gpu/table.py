@@ -72,8 +72,13 @@ def _milliseconds(rows: Mapping[str, Row], direction: str) -> str:
     return "-" if row is None or row.milliseconds is None else f"{row.milliseconds:.3g}"
 
 
+def _whole(rows: Mapping[str, Row]) -> str:
+    """The direction that counts: decoding has no other than forward."""
+    return BOTH if BOTH in rows or FORWARD not in rows else FORWARD
+
+
 def _rate(rows: Mapping[str, Row]) -> str:
-    row = rows.get(BOTH)
+    row = rows.get(_whole(rows))
     if row is None:
         return ""
     rate = f", {row.tflop_per_s:.3g} TFLOP/s" if row.tflop_per_s else ""
@@ -83,12 +88,13 @@ def _rate(rows: Mapping[str, Row]) -> str:
 
 
 def _fastest(ours: Mapping[str, Row], others: Mapping[str, Mapping[str, Row]]) -> str:
-    times = {name: rows[BOTH].milliseconds for name, rows in others.items() if BOTH in rows}
+    whole = _whole(ours)
+    times = {name: rows[whole].milliseconds for name, rows in others.items() if whole in rows}
     known = {name: time for name, time in times.items() if time is not None}
     if not known:
         return ""
     name = min(known, key=lambda each: known[each])
-    mine = ours[BOTH].milliseconds if BOTH in ours else None
+    mine = ours[whole].milliseconds if whole in ours else None
     ratio = f", lrk {mine / known[name]:.2f} of that" if mine else ""
     return f"; {name} {known[name]:.3g} ms{ratio}"
 

@@ -45,7 +45,9 @@ CANDIDATES = {
     KEY_GRADIENT: (
         Tiles(64, 128, 8, 2),
         Tiles(64, 128, 8, 1),
+        Tiles(64, 128, 8, 2, split=True),
         Tiles(32, 128, 8, 2),
+        Tiles(32, 128, 8, 2, split=True),
         Tiles(32, 128, 8, 3),
         Tiles(64, 64, 4, 1),
         Tiles(64, 64, 4, 2),
@@ -65,24 +67,23 @@ class Candidate(NamedTuple):
 
     @property
     def name(self) -> str:
-        m, n, warps, stages = self.tiles
-        return f"{self.kernel} {m}x{n} w{warps} s{stages}"
+        m, n, warps, stages, split = self.tiles
+        return f"{self.kernel} {m}x{n} w{warps} s{stages}{' split' if split else ''}"
 
 
-def candidates(sizes: Sizes, kernel: str, documents: bool) -> list[Candidate]:
+def candidates(sizes: Sizes, kernel: str) -> list[Candidate]:
     """What the table has, and as many others as are wanted."""
     model = next(iter(sizes.models.values()))
-    some = [in_the_table(kernel, model, sizes.dtype, documents), *CANDIDATES[kernel]]
+    some = [in_the_table(kernel, model, sizes.dtype), *CANDIDATES[kernel]]
     return [Candidate(kernel, each) for each in dict.fromkeys(some[: sizes.candidates])]
 
 
-def in_the_table(kernel: str, model: Model, dtype: torch.dtype, documents: bool) -> Tiles:
+def in_the_table(kernel: str, model: Model, dtype: torch.dtype) -> Tiles:
     """The tile that a causal call of the model takes on this card."""
     q = torch.empty(1, 1, 1, model.head_dim, dtype=dtype)
     arch = "sm_{}{}".format(*torch.cuda.get_device_capability())
-    described = is_described(arch, q) and not (documents and kernel == KEY_GRADIENT)
     mask = Mask(None, None, None, None, None, causal=True, q_offset=0, window=None)
-    return tiles.choose(kernel, arch, q, mask, None, described)
+    return tiles.choose(kernel, arch, q, mask, None, is_described(arch, q))
 
 
 @contextmanager
@@ -106,9 +107,9 @@ def cells(sizes: Sizes) -> Iterator[Cell]:
     for kernel, documents in product(CANDIDATES, (False, True)):
         direction = FORWARD if kernel == OUT else BACKWARD
         layout = "documents" if documents else "rows"
-        for candidate in candidates(sizes, kernel, documents):
+        for candidate in candidates(sizes, kernel):
             what = Row("attention", direction, shape, dtype, "lrk", f"{candidate.name}, {layout}")
-            if candidate.tiles == in_the_table(kernel, model, sizes.dtype, documents):
+            if candidate.tiles == in_the_table(kernel, model, sizes.dtype):
                 what = replace(what, note=IN_THE_TABLE)
             yield Cell(what, partial(_time_tiles, what, candidate, documents, model, sizes))
     tokens, vocab, width = sizes.loss_tokens[-1], model.vocab, model.hidden
@@ -145,7 +146,8 @@ def _kernel(kernel: str, documents: bool, model: Model, sizes: Sizes) -> Callabl
     s, d, scale = sizes.long, model.head_dim, model.head_dim**-0.5
     q, grad_out = (random_heads(1, model.num_heads, s, d, sizes.dtype) for _ in range(2))
     k, v = (random_heads(1, model.num_kv_heads, s, d, sizes.dtype) for _ in range(2))
-    ends = torch.tensor([0, s], dtype=torch.int32, device=DEVICE) if documents else None
+    # An empty document too: a single one would be taken for the row that it is.
+    ends = torch.tensor([0, 0, s], dtype=torch.int32, device=DEVICE) if documents else None
     mask = Mask(ends, ends, None, None, None, causal=True, q_offset=0, window=None)
     if kernel == OUT:
         return lambda: forward.launch(q, k, v, mask, scale, None)

@@ -52,8 +52,8 @@ def lrk_triton(documents: Documents) -> Attend:
 
 
 def lrk_documents(documents: Documents) -> Attend:
-    """Our kernels, told of documents even where a row is one, as the trainer does."""
-    ends = documents.ends
+    """Our kernels, told of documents even where a row is one: of an empty one before it too."""
+    ends = torch.cat([documents.ends[:1], documents.ends])
     return lambda q, k, v: attention_triton(q, k, v, cu_seqlens=ends)
 
 
@@ -84,6 +84,16 @@ def _pinned(backend: SDPBackend, documents: Documents) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with sdpa_kernel(backend):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    return attend
+
+
+def one_query(backend: SDPBackend) -> Attend:
+    """PyTorch's attention of a row's last token, which sees all keys."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
     return attend
 

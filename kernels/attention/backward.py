@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import key_gradient, query_gradient
-from .forward import check_launchable
+from .arguments import check_launchable
 from .mask import Mask
 
 
@@ -34,6 +34,7 @@ def launch(
     grad_q, grad_k, grad_v = (_new_gradient(x) for x in (q, k, v))
     if q.numel() == 0 or k.numel() == 0:
         return grad_q.zero_(), grad_k.zero_(), grad_v.zero_()
+    mask = mask.by_rows(q, k)
     delta = torch.empty_like(lse)
     with torch.cuda.device_of(q):
         query_gradient.launch(

@@ -32,3 +32,13 @@ class Mask(NamedTuple):
     """Key index of the first query, without documents only: a document aligns its last query with
     its last key."""
     window: int | None
+
+    def by_rows(self, q: Tensor, k: Tensor) -> "Mask":
+        """The same mask without boundaries where these say that each row is a document.
+
+        Documents lie in one row each and together hold all tokens: as many as rows are the rows.
+        """
+        rows = q.shape[0]
+        if self.cu_seqlens is None or self.cu_seqlens.shape[0] != rows + 1:
+            return self
+        return self._replace(cu_seqlens=None, cu_seqlens_k=None, q_offset=k.shape[2] - q.shape[2])

@@ -199,7 +199,10 @@ def _mask(
                 f"q_offset is {offset}: with window_position_ids every query needs a key index "
                 f"below {k_length}, but the last of {q_length} sits at {offset + q_length - 1}"
             )
-    return Mask(
+    if window is not None:
+        # Beyond any distance; the kernels add it to 32-bit indices and 64-bit positions.
+        window = min(window, 2**30 if window_position_ids is None else 2**31 - 1)
+    mask = Mask(
         cu_seqlens,
         cu_seqlens_k,
         kv_lengths,
@@ -209,6 +212,15 @@ def _mask(
         offset,
         window,
     )
+    _check_devices(q, mask)
+    return mask
+
+
+def _check_devices(q: Tensor, mask: Mask) -> None:
+    for name, x in mask._asdict().items():
+        if isinstance(x, Tensor) and x.device != q.device:
+            name = "q_offset" if name == "q_offsets" else name
+            raise ValueError(f"{name} is on device {x.device}: must be that of q, {q.device}")
 
 
 def _documents(

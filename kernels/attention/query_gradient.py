@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..target import architecture
 from . import tiles
-from .forward import LENGTHS, common_arguments, grid, strides
+from .arguments import LENGTHS, common_arguments, strides, tile_arguments
 from .mask import Mask
 from .memory import (
     descriptor,
@@ -18,7 +18,7 @@ from .memory import (
     load_tile,
     store_tile,
 )
-from .schedule import document_tiles, key_range, locate, position_at, visible
+from .schedule import document_tiles, grid, key_range, locate, position_at, program, visible
 from .softcap import capped
 
 LOG2_E = tl.constexpr(math.log2(math.e))
@@ -59,7 +59,8 @@ def launch(
         stride_dlse_h=0 if grad_lse is None else grad_lse.stride(1),
         stride_dlse_s=0 if grad_lse is None else grad_lse.stride(2),
         scale=scale,
-        **common_arguments(q, k, v, mask, table, scale, softcap, config),
+        **tile_arguments(table, q),
+        **common_arguments(q, k, v, mask, scale, softcap, config),
     )
 
 
@@ -111,6 +112,8 @@ def _attention_query_gradient(
     stride_q_offsets,
     stride_position_row,
     stride_position,
+    heads,
+    rows,
     q_length,
     k_length,
     q_offset,
@@ -126,10 +129,10 @@ def _attention_query_gradient(
     BLOCK_N: tl.constexpr,
 ):
     """dq of a tile of queries, walking over keys; also stores their delta for the other pass."""
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    head = tl.program_id(1)
+    tile, row, head = program(heads, rows, LAST_FIRST=True)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tile,
+        row,
         tiles_ptr,
         kv_lengths_ptr,
         q_offsets_ptr,
@@ -149,7 +152,7 @@ def _attention_query_gradient(
     do_ptr += document_offset(row, head, q_start, stride_dob, stride_doh, stride_dos)
     o_ptr += document_offset(row, head, q_start, stride_ob, stride_oh, stride_os)
     dq_ptr += document_offset(row, head, q_start, stride_dqb, stride_dqh, stride_dqs)
-    of_queries = document_offset(row, head, q_start, tl.num_programs(1) * q_length, q_length, 1)
+    of_queries = document_offset(row, head, q_start, heads * q_length, q_length, 1)
 
     i = first + tl.arange(0, BLOCK_M)
     inside = i < q_count

@@ -40,16 +40,28 @@ def document_tiles(mask: Mask, q: Tensor, k: Tensor, block: int, of_keys: bool) 
             stride_cu_k=mask.cu_seqlens_k.stride(0),
             documents=documents,
             tiles=tiles,
+            rows=q.shape[0],
             q_length=q.shape[2],
             k_length=k.shape[2],
             OF_KEYS=of_keys,
             BLOCK=block,
             TILES=128,
+            enable_fp_fusion=True,
         )
     return table
 
 
-@triton.jit(do_not_specialize=["documents", "tiles", "q_length", "k_length"])
+def grid(table: Tensor | None, x: Tensor, block: int) -> tuple[int]:
+    """A program for each tile of a (B, H, S, D) tensor, or of its table, and each head.
+
+    One axis holds them all: the others end at 65,535. See `program`.
+    """
+    batch, heads, length, _ = x.shape
+    tiles = triton.cdiv(length, block) * batch if table is None else table.shape[0]
+    return (tiles * heads,)
+
+
+@triton.jit(do_not_specialize=["documents", "tiles", "rows", "q_length", "k_length"])
 def _document_tiles(
     table_ptr,
     cu_q_ptr,
@@ -58,6 +70,7 @@ def _document_tiles(
     stride_cu_k,
     documents,
     tiles,
+    rows,
     q_length,
     k_length,
     OF_KEYS: tl.constexpr,
@@ -87,7 +100,7 @@ def _document_tiles(
     count = k_count if OF_KEYS else q_count
     first = (tile - start // BLOCK - document) * BLOCK
     row = start // (k_length if OF_KEYS else q_length)
-    # Wrong ends must not reach memory outside of the row.
+    # Wrong ends must not reach memory outside of the row, nor a row that is not there.
     q_start = tl.maximum(q_start - row * q_length, 0)
     k_start = tl.maximum(k_start - row * k_length, 0)
     q_count = tl.minimum(q_count, q_length - q_start)
@@ -95,7 +108,8 @@ def _document_tiles(
 
     record = table_ptr + tile * RECORD
     inside = tile < tiles
-    tl.store(record, tl.where(first < count, row, -1), mask=inside)
+    has_work = (first < count) & (row >= 0) & (row < rows)
+    tl.store(record, tl.where(has_work, row, -1), mask=inside)
     tl.store(record + 1, first, mask=inside)
     tl.store(record + 2, q_start, mask=inside)
     tl.store(record + 3, q_count, mask=inside)
@@ -104,8 +118,23 @@ def _document_tiles(
 
 
 @triton.jit
+def program(heads, rows, LAST_FIRST: tl.constexpr):
+    """(tile, row, head) of this program.
+
+    Heads are the fastest axis and tiles the slowest: under causality the work of a tile grows or
+    shrinks along the sequence, and the heavy tiles of all heads start before the light ones of any.
+    """
+    index = tl.program_id(0)
+    tile = index // heads // rows
+    if LAST_FIRST:
+        tile = tl.num_programs(0) // heads // rows - 1 - tile
+    return tile, index // heads % rows, index % heads
+
+
+@triton.jit
 def locate(
     tile,
+    row,
     tiles_ptr,
     kv_lengths_ptr,
     q_offsets_ptr,
@@ -127,7 +156,6 @@ def locate(
         k_count = tl.load(record + 5)
         offset = k_count - q_count
     else:
-        row = tl.program_id(2)
         first = tile * BLOCK
         q_start = 0
         k_start = 0
@@ -135,7 +163,7 @@ def locate(
         k_count = k_length
         if kv_lengths_ptr is not None:
             k_count = tl.load(kv_lengths_ptr + row * stride_kv_lengths).to(tl.int32)
-            k_count = tl.minimum(k_count, k_length)
+            k_count = tl.maximum(tl.minimum(k_count, k_length), 0)
         offset = q_offset
         if q_offsets_ptr is not None:
             offset = tl.load(q_offsets_ptr + row * stride_q_offsets).to(tl.int32)
@@ -194,25 +222,48 @@ def query_range(
     CAUSAL: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """(start, end) outside of which no query sees any of the keys `j_first` to `j_last`."""
+    """(start, inner_start, inner_end, end) of the queries for the keys `j_first` to `j_last`.
+
+    No query outside [start, end) sees any of the keys, and every query of [inner_start, inner_end),
+    which may be empty, sees them all. All but `end` are multiples of BLOCK.
+    """
     start = 0
+    inner_start = 0
     end = q_count
+    inner_end = q_count
     if CAUSAL:
         start = tl.maximum(j_first - offset, 0)
+        inner_start = tl.maximum(j_last - offset, 0)
     if window is not None:
         if positions_ptr is None:
             end = tl.minimum(q_count, j_last + window - offset)
+            inner_end = tl.minimum(q_count, j_first + window - offset)
         else:
-            limit = position_at(positions_ptr, stride_position, j_last, position_count) + window - 1
-            p_end = first_above(limit, positions_ptr, stride_position, j_last, position_count)
-            end = tl.where(p_end < position_count, tl.minimum(q_count, p_end - offset), q_count)
-    return start // BLOCK * BLOCK, end
+            end = _first_without(
+                j_last, offset, q_count, window, positions_ptr, stride_position, position_count
+            )
+            inner_end = _first_without(
+                j_first, offset, q_count, window, positions_ptr, stride_position, position_count
+            )
+    end = tl.maximum(end, 0)
+    inner_start = tl.minimum(tl.cdiv(inner_start, BLOCK), tl.cdiv(end, BLOCK)) * BLOCK
+    inner_end = tl.maximum(tl.maximum(inner_end, 0) // BLOCK * BLOCK, inner_start)
+    return start // BLOCK * BLOCK, inner_start, inner_end, end
+
+
+@triton.jit
+def _first_without(j, offset, q_count, window, positions_ptr, stride_position, position_count):
+    """The first query from key `j` on whose window, in positions, does not reach back to it."""
+    limit = position_at(positions_ptr, stride_position, j, position_count).to(tl.int64) + window - 1
+    p = first_above(limit, positions_ptr, stride_position, tl.maximum(j, 0), position_count)
+    return tl.where(p < position_count, tl.minimum(q_count, p - offset), q_count)
 
 
 @triton.jit
 def position_at(positions_ptr, stride_position, p, position_count):
+    # Without a key there is no position: p is -1 then.
     p = tl.minimum(tl.maximum(p, 0), position_count - 1)
-    return tl.load(positions_ptr + p * stride_position).to(tl.int32)
+    return tl.load(positions_ptr + p * stride_position, mask=p >= 0, other=0).to(tl.int32)
 
 
 @triton.jit
@@ -221,7 +272,7 @@ def first_above(limit, positions_ptr, stride_position, low, high):
     low, high = tl.cast(low, tl.int32), tl.cast(high, tl.int32)
     while low < high:
         middle = (low + high) // 2
-        above = tl.load(positions_ptr + middle * stride_position).to(tl.int32) > limit
+        above = tl.load(positions_ptr + middle * stride_position).to(tl.int64) > limit
         high = tl.where(above, middle, high)
         low = tl.where(above, low, middle + 1)
     return low
@@ -232,7 +283,14 @@ def visible(p, j, at_p, at_j, k_count, window, CAUSAL: tl.constexpr):
     """Whether queries at key indices `p` see the keys `j`; `at_*` are their positions or None."""
     seen = j < k_count
     if CAUSAL:
-        seen &= j <= p
+        seen &= in_reach(p, j, at_p, at_j, window)
+    return seen
+
+
+@triton.jit
+def in_reach(p, j, at_p, at_j, window):
+    """Whether causality and a window let queries at key indices `p` see the keys `j`."""
+    seen = j <= p
     if window is not None:
         if at_p is None:
             seen &= p - j < window

@@ -6,6 +6,7 @@ the largest tried that do not, or those with the fewest instructions per score. 
 for `python -m bench.gpu` to say (docs/gpu_results.md).
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import triton
@@ -21,6 +22,8 @@ class Tiles(NamedTuple):
     block_n: int
     num_warps: int
     num_stages: int
+    split: bool = False
+    """dk and dv only: the tiles of queries that see all the keys have a loop without a mask."""
 
 
 FORWARD, QUERY_GRADIENT, KEY_GRADIENT = "forward", "query gradient", "key gradient"
@@ -50,27 +53,49 @@ _FLOAT32 = {
     KEY_GRADIENT: (Tiles(16, 32, 8, 1), Tiles(16, 16, 8, 1), Tiles(16, 16, 8, 1)),
 }
 
-_OTHERWISE: dict[tuple[int, int], dict[tuple[Any, ...], Tiles]] = {
-    # Releases of Triton, and the ptxas in them, allot registers in their own ways. Where one would
-    # spill with the tile above it takes this one: the fewest instructions per score without stack.
+_OTHERWISE: dict[tuple[int, int] | None, dict[tuple[Any, ...], Tiles]] = {
+    # Where the tile above would use stack: by kind of call, see `_kinds`, and by release of Triton,
+    # for each, with the ptxas in it, allots registers in its own way. None: any release.
+    None: {
+        ("sm_80", QUERY_GRADIENT, 128, "positions"): Tiles(64, 32, 4, 2),
+        ("sm_80", KEY_GRADIENT, 64, "softcap"): Tiles(32, 128, 8, 2),
+        ("sm_90", QUERY_GRADIENT, 256, "positions"): Tiles(32, 32, 4, 2),
+        ("sm_90", KEY_GRADIENT, 128, "softcap"): Tiles(32, 128, 8, 2),
+        ("sm_90", KEY_GRADIENT, 128, "pointers"): Tiles(32, 128, 8, 2),
+        ("sm_100", FORWARD, 64, "positions"): Tiles(128, 64, 8, 2),
+        ("sm_100", QUERY_GRADIENT, 128, "full"): Tiles(128, 32, 8, 2),
+        ("sm_100", KEY_GRADIENT, 64, "documents"): Tiles(32, 128, 8, 1),
+    },
     (3, 6): {
         ("sm_80", KEY_GRADIENT, 64): Tiles(32, 128, 8, 1),
         ("sm_90", KEY_GRADIENT, 128): Tiles(32, 128, 8, 2),
+        ("sm_90", KEY_GRADIENT, 128, "positions"): Tiles(32, 128, 8, 2, split=True),
+        ("sm_90", QUERY_GRADIENT, 64, "float32"): Tiles(16, 16, 8, 1),
+        ("sm_100", QUERY_GRADIENT, 64, "float32"): Tiles(16, 16, 8, 1),
         ("sm_100", FORWARD, 64): Tiles(128, 64, 4, 1),
-        ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 4, 1),
+        ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 8, 1),
+        ("sm_100", KEY_GRADIENT, 64, "window"): Tiles(64, 64, 8, 1),
     },
     (3, 7): {
         ("sm_80", QUERY_GRADIENT, 128, "window"): Tiles(64, 64, 8, 2),
         ("sm_90", KEY_GRADIENT, 128, "window"): Tiles(32, 128, 8, 2),
+        ("sm_80", KEY_GRADIENT, 64, "positions"): Tiles(32, 128, 8, 2),
+        ("sm_90", KEY_GRADIENT, 128, "documents"): Tiles(32, 128, 8, 2),
+        ("sm_100", FORWARD, 64): Tiles(128, 64, 8, 2),
     },
     (3, 8): {
-        ("sm_90", KEY_GRADIENT, 128, "window"): Tiles(32, 128, 8, 2),
-        ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 4, 1),
+        ("sm_90", KEY_GRADIENT, 128): Tiles(32, 128, 8, 2),
+        ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 8, 1),
         ("sm_100", KEY_GRADIENT, 128, "float32"): Tiles(16, 16, 8, 2),
+    },
+    (3, 9): {
+        ("sm_90", KEY_GRADIENT, 256, "float32"): Tiles(16, 16, 8, 2),
+        ("sm_100", KEY_GRADIENT, 256, "float32"): Tiles(16, 16, 8, 2),
     },
 }
 _MAJOR, _MINOR, *_ = triton.__version__.split(".")
-_IN_THIS_TRITON = _OTHERWISE.get((int(_MAJOR), int(_MINOR)), {})
+_RELEASE = int(_MAJOR), int(_MINOR)
+_EXCEPTIONS = _OTHERWISE[None] | _OTHERWISE.get(_RELEASE, {})
 
 
 def choose(
@@ -88,18 +113,27 @@ def choose(
     column = next(i for i, largest in enumerate(_HEAD_DIMS) if q.shape[3] <= largest)
     where = _family(arch), kernel, _HEAD_DIMS[column]
     if q.element_size() == 4:
-        return _IN_THIS_TRITON.get((*where, "float32"), _FLOAT32[kernel][column])
-    windowed = (*where, "window") if mask.window is not None else where
-    for key in (windowed, where):
-        if key in _IN_THIS_TRITON:
-            return _IN_THIS_TRITON[key]
-    if where == ("sm_90", KEY_GRADIENT, 128) and (softcap is not None or not described):
-        return Tiles(32, 128, 8, 2)
-    if where == ("sm_80", QUERY_GRADIENT, 128) and mask.window_position_ids is not None:
-        return Tiles(64, 32, 4, 2)
-    if where == ("sm_100", QUERY_GRADIENT, 128) and not mask.causal:
-        return Tiles(128, 32, 8, 2)
-    return _TABLE[where[:2]][column]
+        return _EXCEPTIONS.get((*where, "float32"), _FLOAT32[kernel][column])
+    for kind in _kinds(mask, softcap, described):
+        if (*where, kind) in _EXCEPTIONS:
+            return _EXCEPTIONS[(*where, kind)]
+    return _EXCEPTIONS.get(where, _TABLE[where[:2]][column])
+
+
+def _kinds(mask: Mask, softcap: float | None, described: bool) -> Iterator[str]:
+    """What sets a call apart from a causal one by rows, the most demanding first."""
+    if softcap is not None:
+        yield "softcap"
+    if mask.window_position_ids is not None:
+        yield "positions"
+    if mask.window is not None:
+        yield "window"
+    if mask.cu_seqlens is not None:
+        yield "documents"
+    if not mask.causal:
+        yield "full"
+    if not described:
+        yield "pointers"
 
 
 def _family(arch: str) -> str:

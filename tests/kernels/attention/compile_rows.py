@@ -8,11 +8,12 @@ compiled for every architecture, which takes several minutes; without, sm_90 alo
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from bench.compile_report import PROCESSORS, blocks_per_sm
 from bench.machine_code import read
 from bench.offline import TARGETS, compiled_launches
 from lrk.kernels.attention import backward, forward
@@ -63,14 +64,22 @@ def figures(arch: str, head_dim: int, dtype: torch.dtype, variant: str) -> Itera
         forward.launch(q, k, v, mask, 0.1, softcap)
         backward.launch(q, lse, q, k, v, q, lse, mask, 0.1, softcap)
 
+    case = f"{arch} {head_dim} {str(dtype).removeprefix('torch.')} {variant}"
+    yield from rows_of(case, launch, arch)
+
+
+def rows_of(case: str, launch: Callable[[], None], arch: str) -> Iterator[dict[str, Any]]:
+    """What each kernel that is launched compiles to."""
     for compiled in compiled_launches(launch, arch):
         code = read(compiled.compiled, arch)
         arguments = compiled.arguments
         yield {
-            "case": f"{arch} {head_dim} {str(dtype).removeprefix('torch.')} {variant}",
+            "case": case,
             "kernel": compiled.kernel,
             "tile": [arguments.get(name) for name in ("BLOCK_M", "BLOCK_N")],
             "num_warps": code.num_warps,
+            "num_stages": code.num_stages,
+            "blocks_per_sm": blocks_per_sm(code) if arch in PROCESSORS else None,
             "registers": code.registers,
             "stack_bytes": code.stack_bytes,
             "spill_bytes": code.spill_bytes,

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from lrk.kernels.attention import attention_reference, attention_triton, backward, tiles
 from lrk.kernels.attention.mask import Mask
 from lrk.kernels.attention.tiles import Tiles
+from tests.kernels.attention.conftest import Case
 
 
 @pytest.fixture
@@ -21,6 +22,8 @@ def small_tiles(monkeypatch):
             kernel: Tiles(draw.choice([32, 64, 64]), draw.choice([32, 64, 64]), 4, 1)
             for kernel in (tiles.FORWARD, tiles.QUERY_GRADIENT, tiles.KEY_GRADIENT)
         }
+        of_keys = chosen[tiles.KEY_GRADIENT]
+        chosen[tiles.KEY_GRADIENT] = of_keys._replace(split=draw.random() < 0.5)
         monkeypatch.setattr(tiles, "choose", lambda kernel, *_: chosen[kernel])
 
     return use
@@ -112,9 +115,10 @@ def test_deterministic(small_tiles, device):
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 
-def test_keys_of_other_documents_are_not_even_read(small_tiles, device):
+@pytest.mark.parametrize("seed", range(3, 9))
+def test_tokens_of_other_documents_are_not_even_read(seed, small_tiles, device):
     """NaN in one document reaches no other: its tiles are never part of a product."""
-    small_tiles(3)
+    small_tiles(seed)
     inputs = _inputs(device)
     with torch.no_grad():
         for x in inputs:
@@ -125,6 +129,56 @@ def test_keys_of_other_documents_are_not_even_read(small_tiles, device):
         assert x[:, :, :40].isfinite().all()
         assert x[:, :, 75:].isfinite().all()
         assert x[:, :, 40:75].isnan().any()
+
+
+@pytest.mark.parametrize("q_length", [100, 40])
+def test_as_many_documents_as_rows_are_the_rows(q_length, small_tiles, device):
+    """Boundaries change no bit then: the kernels are those without."""
+    small_tiles(5)
+    inputs = _inputs(device, batch=3)
+    inputs[0] = inputs[0][:, :, :q_length].detach().requires_grad_()
+    ends, of_keys = (torch.arange(4, device=device) * length for length in (q_length, 100))
+    for window in (None, 30):
+        by_ends = _gradients(inputs, window=window, cu_seqlens=ends, cu_seqlens_k=of_keys)
+        by_rows = _gradients(inputs, window=window)
+        assert all(torch.equal(x, y) for x, y in zip(by_ends, by_rows, strict=True))
+
+
+def test_split_only_leaves_the_mask_away(small_tiles, device, monkeypatch):
+    """The order of sums is the same but at the diagonal, and so are the numbers."""
+    inputs = _inputs(device, length=200, heads=3)
+    results = []
+    for split in (False, True):
+        monkeypatch.setattr(tiles, "choose", lambda *_, s=split: Tiles(32, 64, 4, 1, s))
+        results.append(_gradients(inputs, cu_seqlens=torch.tensor([0, 70, 200], device=device)))
+    for x, y in zip(*results, strict=True):
+        assert_close(x, y)
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+@pytest.mark.parametrize("window", [2**30, 2**31 - 1, 2**40])
+def test_a_window_without_an_end(window, by_position, small_tiles, device):
+    small_tiles(2)
+    inputs = _inputs(device)
+    arguments = {"window": window}
+    if by_position:  # up to the largest that there are
+        steps = torch.arange(100, dtype=torch.int32, device=device)
+        arguments["window_position_ids"] = (steps + (2**31 - 100))[None]
+    for x, y in zip(_gradients(inputs, **arguments), _gradients(inputs), strict=True):
+        assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_documents_without_keys_under_a_window_in_positions(device, check):
+    """A left-padded row of a model with a window: its first document has no position at all."""
+    q, k, v, grad_out = torch.randn(4, 1, 2, 64, 32).unbind()
+    arguments = {
+        "cu_seqlens": torch.tensor([0, 10, 10, 64]),
+        "cu_seqlens_k": torch.tensor([0, 0, 10, 64]),
+        "window": 16,
+        "window_position_ids": torch.arange(64)[None],
+    }
+    grad_lse = torch.randn(1, 2, 64)
+    check(attention_triton, Case(q, k, v, arguments, grad_out, grad_lse).to(device))
 
 
 def test_offsets_beyond_two_billion_elements(device):

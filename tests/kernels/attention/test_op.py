@@ -166,3 +166,21 @@ def test_wrong_arguments_are_refused_in_one_sentence(function, change, message, 
     with pytest.raises(ValueError, match=message) as error:
         function(**arguments)
     assert "\n" not in str(error.value)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cu_seqlens": ENDS}, "cu_seqlens is on device meta: must be that of q"),
+        ({"kv_lengths": torch.zeros(2).long()}, "kv_lengths is on device meta"),
+        ({"q_offset": torch.tensor(2)}, "q_offset is on device meta"),
+        (
+            {"window": 3, "window_position_ids": torch.arange(20)[None]},
+            "window_position_ids is on device meta",
+        ),
+    ],
+)
+def test_what_lies_on_another_device_is_refused(function, arguments, message, device):
+    with pytest.raises(ValueError, match=message):
+        function(*_inputs(device), **_moved(arguments, "meta"))

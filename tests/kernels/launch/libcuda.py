@@ -16,26 +16,26 @@ def why_not() -> str | None:
     """What this machine lacks for the stand-in and for Triton's launcher over it, if anything."""
     if sys.platform != "linux":
         return f"the stand-in for {NAME} needs Linux"
-    if _compiler() is None:
+    if compiler() is None:
         return "no C compiler, which Triton's launcher needs"
     if not Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file():
         return "no headers of Python, which Triton's launcher needs"
     return None
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
     """The one that Triton takes."""
     return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def build(folder: Path) -> dict[str, str]:
     """Compile the stand-in into `folder`, and return the environment of a process over it."""
-    compiler = _compiler()
-    assert compiler is not None
+    command = compiler()
+    assert command is not None
     include = resources.files("triton.backends.nvidia") / "include"
     options = ["-shared", "-fPIC", "-Wall", "-Werror", f"-Wl,-soname,{NAME}", f"-I{include}"]
     source = Path(__file__).with_name("libcuda.c")
-    subprocess.run([compiler, *options, str(source), "-o", str(folder / NAME)], check=True)
+    subprocess.run([command, *options, str(source), "-o", str(folder / NAME)], check=True)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     others = environment.get("LD_LIBRARY_PATH")
     return environment | {
