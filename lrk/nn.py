@@ -5,7 +5,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from lrk.kernels.attention import attention
-from lrk.kernels.cross_entropy import linear_cross_entropy
+from lrk.kernels.cross_entropy import linear_cross_entropy, linear_kl
 from lrk.kernels.rope import phase_increments, rope
 
 
@@ -117,3 +117,58 @@ class LinearCrossEntropyLoss(nn.Module):
             num_items=num_items,
         )
         return cast(Tensor, loss)
+
+
+class LinearKLLoss(nn.Module):
+    """Divergence of a student's output layer from a teacher's, without either's output in memory.
+
+    The arguments are those of `lrk.kernels.cross_entropy.linear_kl`.
+    """
+
+    def __init__(
+        self,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        temperature: float = 1.0,
+        softcap: float | None = None,
+        teacher_softcap: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.temperature = temperature
+        self.softcap = softcap
+        self.teacher_softcap = teacher_softcap
+
+    def forward(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        teacher_hidden: Tensor,
+        teacher_weight: Tensor,
+        labels: Tensor | None = None,
+        bias: Tensor | None = None,
+        teacher_bias: Tensor | None = None,
+        token_weight: Tensor | None = None,
+        num_items: int | Tensor | None = None,
+    ) -> Tensor:
+        """hidden (..., H), weight (V, H), the teacher's (..., Ht) and (V, Ht), labels (...).
+
+        A scalar unless reduction is `"none"`. Tokens with the label `ignore_index` do not count.
+        """
+        return linear_kl(
+            hidden,
+            weight,
+            teacher_hidden,
+            teacher_weight,
+            labels,
+            bias=bias,
+            teacher_bias=teacher_bias,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            token_weight=token_weight,
+            temperature=self.temperature,
+            softcap=self.softcap,
+            teacher_softcap=self.teacher_softcap,
+            num_items=num_items,
+        )

@@ -1,4 +1,4 @@
-"""What the compile report says about linear cross-entropy: our pass over rows, and Liger's."""
+"""What the compile report says of the passes over rows: the loss, Liger's, the divergence."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -8,8 +8,9 @@ import torch
 from bench.case import MODELS, Case, Model
 from bench.machine_code import MachineCode
 from bench.offline import Launch
-from lrk.kernels.cross_entropy import kernel
+from lrk.kernels.cross_entropy import kernel, kl
 from lrk.kernels.cross_entropy.chunks import Pull, Statistics
+from lrk.kernels.cross_entropy.kl.divergence import Head
 
 TOKENS = 1024
 
@@ -17,14 +18,22 @@ TOKENS = 1024
 def cases() -> Iterator[Case]:
     for name, model in MODELS.items():
         yield _ours(name, model)
+        yield _divergence(name, model)
         if find_spec("liger_kernel"):
             yield _liger(name, model)
 
 
-def _case(name: str, model: Model, provider: str, launch: Callable[[], object], **how) -> Case:
+def _case(
+    name: str,
+    model: Model,
+    provider: str,
+    launch: Callable[[], object],
+    op: str = "cross_entropy",
+    **how,
+) -> Case:
     elements = TOKENS * model.vocab
     return Case(
-        op="cross_entropy",
+        op=op,
         provider=provider,
         model=name,
         dtype=model.dtype,
@@ -41,14 +50,15 @@ def _ours(name: str, model: Model) -> Case:
         def per_token() -> torch.Tensor:
             return torch.empty(TOKENS)
 
+        logits = torch.empty(TOKENS, model.vocab)
         kernel.row_pass(
-            torch.empty(TOKENS, model.vocab),
+            logits,
             torch.empty(TOKENS, dtype=torch.int64),
             bias=None,
             softcap=None,
-            statistics=Statistics(per_token(), per_token(), torch.empty(0)),
+            statistics=Statistics(per_token(), per_token(), torch.empty(0), torch.empty(0)),
             pull=Pull(per_token(), per_token(), None),
-            gradient_dtype=model.dtype,
+            gradient=logits.view(model.dtype)[:, : model.vocab],
         )
 
     def trips(launch: Launch) -> tuple[int, ...]:
@@ -68,6 +78,43 @@ def _ours(name: str, model: Model) -> Case:
         trips=trips,
         traffic=traffic,
         minimum_bytes=TOKENS * model.vocab * (4 + model.dtype.itemsize),
+    )
+
+
+def _divergence(name: str, model: Model) -> Case:
+    nothing = torch.empty(0)
+    head = Head(nothing, nothing, bias=None, softcap=None)
+
+    def launch() -> None:
+        logits, teacher_logits = (torch.empty(TOKENS, model.vocab) for _ in range(2))
+        kl.kernel.pair_pass(
+            logits,
+            teacher_logits,
+            head,
+            head,
+            temperature=2.0,
+            divergence=torch.empty(TOKENS),
+            pull=torch.empty(TOKENS),
+            gradient=logits.view(model.dtype)[:, : model.vocab],
+        )
+
+    def trips(launch: Launch) -> tuple[int, ...]:
+        steps = -(-model.vocab // launch.arguments["BLOCK"])
+        return (steps, steps)
+
+    def traffic(launch: Launch, code: MachineCode) -> int:
+        """Float32 logits of both read twice, and the gradient written over the student's."""
+        return TOKENS * model.vocab * (4 * 4 + model.dtype.itemsize)
+
+    return _case(
+        name,
+        model,
+        "lrk",
+        launch,
+        op="linear_kl",
+        trips=trips,
+        traffic=traffic,
+        minimum_bytes=TOKENS * model.vocab * (2 * 4 + model.dtype.itemsize),
     )
 
 

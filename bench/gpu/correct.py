@@ -21,6 +21,8 @@ from lrk.kernels.attention import attention_reference, attention_triton
 from lrk.kernels.cross_entropy import (
     linear_cross_entropy_reference,
     linear_cross_entropy_triton,
+    linear_kl_reference,
+    linear_kl_triton,
     token_logprobs_reference,
     token_logprobs_triton,
 )
@@ -38,6 +40,7 @@ def cells(sizes: Sizes) -> Iterator[Cell]:
         yield Cell(what, partial(check_attention, what, case, sizes.repeats))
     yield from _rope_cells(sizes)
     yield from _loss_cells(sizes)
+    yield from _divergence_cells(sizes)
     model = next(iter(sizes.models.values()))
     for documents in (None, 1, 3):
         shape = {"B": 1, "S": sizes.long, "H": model.num_heads, "Hk": model.num_kv_heads}
@@ -197,7 +200,10 @@ def plain_rope(q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor) -> tup
 
 
 class LossCase(NamedTuple):
-    """(N, W, V), dtype and options of a loss; or the log-probabilities of its tokens."""
+    """(N, W, V), dtype and options of a loss; or the log-probabilities of its tokens.
+
+    Of log-probabilities with entropy, the entropy is judged.
+    """
 
     variant: str
     shape: tuple[int, int, int]
@@ -205,6 +211,11 @@ class LossCase(NamedTuple):
     options: Mapping[str, Any] = MappingProxyType({})
     bias: bool = False
     logprobs: bool = False
+
+
+def _many(sizes: Sizes, small: tuple[int, int, int]) -> tuple[int, int, int]:
+    """More than 2,048 tokens, in chunks of 1,024: from there on these share a product."""
+    return min(sizes.loss_tokens[0], 2100), *small[1:]
 
 
 def _loss_cells(sizes: Sizes) -> Iterator[Cell]:
@@ -220,7 +231,9 @@ def _loss_cells(sizes: Sizes) -> Iterator[Cell]:
             LossCase("chunks of 7", small, dtype, {"chunk_tokens": 7}),
             LossCase("32,000 tokens", (40, small[1], min(v, 32_000)), dtype),
             LossCase("log-probabilities", small, dtype, logprobs=True),
+            LossCase("entropy", small, dtype, {"entropy": True, "softcap": 20.0}, logprobs=True),
         ]
+    cases.append(LossCase("chunks that share a product", _many(sizes, small), torch.bfloat16))
     for case in cases:
         shape = dict(zip("NWV", case.shape, strict=True))
         what = _row("linear_cross_entropy", shape, case.dtype, case.variant)
@@ -246,7 +259,7 @@ def check_loss(what: Row, case: LossCase, repeats: int) -> Iterator[Row]:
         leaves = [x.to(dtype).requires_grad_() for x in tensors]
         bias = {"bias": leaves[2]} if case.bias else {}
         result = function(*leaves[:2], labels, **bias, **options)
-        loss = result[0] if case.logprobs else result
+        loss = result[-1 if case.options.get("entropy") else 0] if case.logprobs else result
         upstream = pull.to(loss.dtype) if loss.dim() else torch.ones_like(loss)
         return loss, *torch.autograd.grad(loss, leaves, upstream)
 
@@ -262,6 +275,67 @@ def check_loss(what: Row, case: LossCase, repeats: int) -> Iterator[Row]:
         partial(run, ours, case.dtype, **case.options),
         partial(run, specified, case.dtype, **reference),
         partial(run, specified, torch.float64, **reference),
+        repeats,
+    )
+
+
+# The divergence.
+
+
+class DivergenceCase(NamedTuple):
+    """(N, W, V), dtype and options of a divergence; the teacher is twice as wide."""
+
+    variant: str
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
+def _divergence_cells(sizes: Sizes) -> Iterator[Cell]:
+    n, w, v = sizes.loss_shape
+    small = min(n, 300), min(w, 250), min(v, 1003)
+    everything = {"softcap": 20.0, "teacher_softcap": 30.0, "temperature": 2.0}
+    cases = [DivergenceCase("mean", (n, w, v), sizes.dtype)]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        cases += [
+            DivergenceCase("mean", small, dtype),
+            DivergenceCase("softcaps, temperature", small, dtype, everything),
+            DivergenceCase("none", small, dtype, {"reduction": "none", "temperature": 0.5}),
+        ]
+    many = _many(sizes, small)
+    cases.append(DivergenceCase("chunks that share a product", many, torch.bfloat16))
+    for case in cases:
+        shape = dict(zip("NWV", case.shape, strict=True))
+        what = _row("linear_kl", shape, case.dtype, case.variant)
+        yield Cell(what, partial(check_divergence, what, case, sizes.repeats))
+
+
+def check_divergence(what: Row, case: DivergenceCase, repeats: int) -> Iterator[Row]:
+    """Divergence and the student's gradients; a fifth of the labels is ignored."""
+    tokens, width, vocab = case.shape
+    labels = torch.randint(0, vocab, (tokens,), device=DEVICE)
+    labels[torch.rand(tokens, device=DEVICE) < 0.2] = -100
+    student, teacher = (
+        (
+            torch.randn(tokens, size, device=DEVICE).to(case.dtype),
+            (3 * torch.randn(vocab, size, device=DEVICE) / size**0.5).to(case.dtype),
+        )
+        for size in (width, 2 * width)
+    )
+    pull = torch.linspace(-0.5, 1.5, tokens, device=DEVICE)
+
+    def run(function: Callable[..., Any], dtype: torch.dtype) -> Sequence[Tensor]:
+        leaves = [x.to(dtype).requires_grad_() for x in student]
+        loss = function(*leaves, *(x.to(dtype) for x in teacher), labels, **case.options)
+        upstream = pull.to(loss.dtype) if loss.dim() else torch.ones_like(loss)
+        return loss, *torch.autograd.grad(loss, leaves, upstream)
+
+    return _verdict(
+        what,
+        ("loss", "dhidden", "dweight"),
+        partial(run, linear_kl_triton, case.dtype),
+        partial(run, linear_kl_reference, case.dtype),
+        partial(run, linear_kl_reference, torch.float64),
         repeats,
     )
 

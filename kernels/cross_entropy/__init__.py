@@ -1,3 +1,4 @@
+from .kl import linear_kl, linear_kl_reference, linear_kl_triton
 from .op import (
     TokenLogprobs,
     linear_cross_entropy,
@@ -13,6 +14,9 @@ __all__ = [
     "linear_cross_entropy",
     "linear_cross_entropy_reference",
     "linear_cross_entropy_triton",
+    "linear_kl",
+    "linear_kl_reference",
+    "linear_kl_triton",
     "token_logprobs",
     "token_logprobs_reference",
     "token_logprobs_triton",

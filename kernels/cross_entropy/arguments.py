@@ -38,6 +38,8 @@ def check_tensors(
             "weight must have shape (vocabulary, hidden size), "
             f"got {tuple(weight.shape)} for hidden of shape {tuple(hidden.shape)}"
         )
+    if weight.shape[1] == 0:
+        raise ValueError("hidden and weight have no features: their last dimension is 0")
     if weight.shape[0] == 0:
         raise ValueError("weight has an empty vocabulary")
     if labels.shape != hidden.shape[:-1]:
@@ -54,10 +56,15 @@ def check_tensors(
         )
 
 
+def check_softcap(name: str, softcap: float | None) -> None:
+    """Raise `ValueError` unless it is positive or None."""
+    if softcap is not None and not 0.0 < softcap < math.inf:
+        raise ValueError(f"{name} must be a positive number or None, got {softcap}")
+
+
 def check_softcap_and_chunk(softcap: float | None, chunk_tokens: int | None) -> None:
     """Raise `ValueError` unless both are positive or None."""
-    if softcap is not None and not 0.0 < softcap < math.inf:
-        raise ValueError(f"softcap must be a positive number or None, got {softcap}")
+    check_softcap("softcap", softcap)
     if chunk_tokens is not None and chunk_tokens < 1:
         raise ValueError(f"chunk_tokens must be at least 1 or None, got {chunk_tokens}")
 

@@ -12,6 +12,8 @@ from .chunks import ROW_ALIGNMENT, Pull, Statistics
 
 # Below every float32 logit, and finite: a difference of two infinities would be NaN.
 LOWEST = tl.constexpr(-3.0e38)
+# Its exponential is 0, and unlike an infinity it may be multiplied by that.
+FLOOR = tl.constexpr(-1000.0)
 
 
 @triton.jit
@@ -29,7 +31,7 @@ def _tanh(x):
 
 
 @triton.jit
-def _finish(
+def finish(
     x, offsets, inside, bias_ptr, softcap, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr
 ):
     """Logits from products: bias and soft cap; and the latter's slope, d logit / d product."""
@@ -55,9 +57,11 @@ def _row_kernel(
     lse_ptr,
     nll_ptr,
     logit_sum_ptr,
+    entropy_ptr,
     on_probability_ptr,
     on_label_ptr,
     on_logit_ptr,
+    on_entropy_ptr,
     vocab,
     row_length,
     softcap,
@@ -66,15 +70,17 @@ def _row_kernel(
     HAS_BIAS: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
     WANT_SUM: tl.constexpr,
+    WANT_ENTROPY: tl.constexpr,
     WANT_GRADIENT: tl.constexpr,
     PULLS_LOGITS: tl.constexpr,
     NARROW: tl.constexpr,
     ON_CHIP: tl.constexpr,
 ):
-    """One row of logits: its statistics, and the gradient in its place.
+    """One row of logits: its statistics, and its gradient, in its place or elsewhere.
 
     row_length: vocab rounded up to whole vectors; the columns between hold nothing.
-    NARROW: the gradient's elements are half as wide as the logits' whose place they take.
+    WANT_ENTROPY: with WANT_GRADIENT, the entropy pulls too.
+    NARROW: the gradient takes the logits' place with elements half as wide as theirs.
     ON_CHIP: BLOCK covers the row, which is read once instead of twice.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -86,33 +92,45 @@ def _row_kernel(
     label = tl.load(label_ptr + row)
     here = (label >= 0) & (label < vocab)
     label_logit = tl.load(logits_ptr + label, mask=here, other=0.0)
-    label_logit = _finish(label_logit, label, here, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)[0]
+    label_logit = finish(label_logit, label, here, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)[0]
     label_logit = tl.where(here, label_logit, 0.0)
 
     if ON_CHIP:
         inside = columns < vocab
         x = tl.load(logits_ptr + columns, mask=columns < row_length, other=0.0)
-        x, slope = _finish(x, columns, inside, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)
+        x, slope = finish(x, columns, inside, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)
         top = tl.max(tl.where(inside, x, float("-inf")), 0)
         total = tl.sum(tl.where(inside, tl.exp(x - top), 0.0), 0)
         logit_sum = tl.where(inside, x, 0.0)
+        if WANT_ENTROPY:
+            below = tl.maximum(x - top, FLOOR)
+            below = tl.sum(tl.where(inside, tl.exp(x - top) * below, 0.0), 0)
     else:
         # Every lane keeps its own running maximum and sum; they meet once, at the end.
         largest = tl.full([BLOCK], LOWEST, tl.float32)
         total = tl.zeros([BLOCK], tl.float32)
         logit_sum = tl.zeros([BLOCK], tl.float32)
+        if WANT_ENTROPY:
+            below = tl.zeros([BLOCK], tl.float32)  # sum of exp(x - largest) (x - largest)
         for start in range(0, row_length, BLOCK):
             offsets = start + columns
             inside = offsets < vocab
             x = tl.load(logits_ptr + offsets, mask=offsets < row_length, other=0.0)
-            x = _finish(x, offsets, inside, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)[0]
+            x = finish(x, offsets, inside, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)[0]
             if WANT_SUM:
                 logit_sum += tl.where(inside, x, 0.0)
             x = tl.where(inside, x, float("-inf"))
             higher = tl.maximum(largest, x)
+            if WANT_ENTROPY:
+                fall = largest - higher
+                below = tl.exp(fall) * (below + fall * total)
+                below += tl.exp(x - higher) * tl.maximum(x - higher, FLOOR)
             total = total * tl.exp(largest - higher) + tl.exp(x - higher)
             largest = higher
         top = tl.max(largest, 0)
+        if WANT_ENTROPY:
+            fall = largest - top
+            below = tl.sum(tl.exp(fall) * (below + fall * total), 0)
         total = tl.sum(total * tl.exp(largest - top), 0)
     log_total = tl.log(total)
     lse = top + log_total
@@ -121,23 +139,32 @@ def _row_kernel(
     tl.store(nll_ptr + row, (top - label_logit) + log_total)
     if WANT_SUM:
         tl.store(logit_sum_ptr + row, tl.sum(logit_sum, 0))
+    if WANT_ENTROPY:
+        # Both log sum_v exp(x_v - top) and the mean of top - x_v are positive.
+        mean_below = below / total
+        tl.store(entropy_ptr + row, log_total - mean_below)
 
     if WANT_GRADIENT:
         on_exponential = tl.load(on_probability_ptr + row) * (1.0 + 2.0 * z_loss * lse) / total
         on_label = tl.load(on_label_ptr + row)
         if PULLS_LOGITS:
             on_logit = tl.load(on_logit_ptr + row)
+        if WANT_ENTROPY:
+            on_surprise = tl.load(on_entropy_ptr + row) / total
         for start in range(0, BLOCK if ON_CHIP else row_length, BLOCK):
             offsets = start + columns
             if not ON_CHIP:
                 inside = offsets < vocab
                 x = tl.load(logits_ptr + offsets, mask=offsets < row_length, other=0.0)
-                x, slope = _finish(x, offsets, inside, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)
+                x, slope = finish(x, offsets, inside, bias_ptr, softcap, HAS_BIAS, HAS_SOFTCAP)
             if NARROW:
                 # Block j of the gradient covers half of block j // 2 of the logits. All threads
                 # must have read that, and block 0 its own, before one of them writes.
                 tl.debug_barrier()
-            gradient = on_exponential * tl.exp(x - top) + tl.where(offsets == label, on_label, 0.0)
+            factor = on_exponential
+            if WANT_ENTROPY:
+                factor -= on_surprise * (tl.maximum(x - top, FLOOR) - mean_below)  # log p_v + H
+            gradient = factor * tl.exp(x - top) + tl.where(offsets == label, on_label, 0.0)
             if PULLS_LOGITS:
                 gradient += on_logit
             gradient = (gradient * slope).to(gradient_ptr.dtype.element_ty)
@@ -151,22 +178,12 @@ def tile(vocab: int, plain: bool) -> dict[str, Any]:
     logits a thread on NVIDIA GPUs, half as many on AMD's with their wider warps.
 
     Args:
-        plain: neither bias nor soft cap nor label smoothing, which need registers too.
+        plain: neither bias nor soft cap nor label smoothing nor entropy, which need registers too.
     """
     block = triton.next_power_of_2(vocab)
     if block <= (32_768 if plain else 16_384):
         return {"BLOCK": block, "ON_CHIP": True, "num_warps": max(block // 2048, 4)}
     return {"BLOCK": 4096, "ON_CHIP": False, "num_warps": 8}
-
-
-def _narrow(logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """The first bytes of each row of `logits` as a matrix of its shape and of `dtype`."""
-    if logits.dtype == dtype:
-        return logits
-    ratio = logits.dtype.itemsize // dtype.itemsize
-    stride = logits.stride(0) * ratio
-    storage = torch.empty(0, dtype=dtype, device=logits.device)
-    return storage.set_(logits.untyped_storage(), 0, logits.shape, (stride, 1))
 
 
 def row_pass(
@@ -176,9 +193,9 @@ def row_pass(
     softcap: float | None,
     statistics: Statistics,
     pull: Pull | None,
-    gradient_dtype: torch.dtype,
-) -> Tensor:
-    """See `chunks.RowPass`. Logits are float32, the gradient that replaces them may be narrower.
+    gradient: Tensor,
+) -> None:
+    """See `chunks.RowPass`. Logits are float32, the gradient may be narrower.
 
     Raises:
         ValueError: the tensors are on a CPU and Triton was not told to interpret.
@@ -188,10 +205,13 @@ def row_pass(
     if logits.dtype != torch.float32:
         raise TypeError(f"hidden is {logits.dtype}: on a GPU use float32, bfloat16 or float16")
     count, vocab = logits.shape
-    gradient = logits if pull is None else _narrow(logits, gradient_dtype)
     has_bias, has_softcap = bias is not None, softcap is not None
-    wants_sum = statistics.logit_sum.numel() > 0
+    wants_sum, wants_entropy = (x.numel() > 0 for x in (statistics.logit_sum, statistics.entropy))
     pulls_logits = pull is not None and pull.on_logit is not None
+    plain = not (has_bias or has_softcap or wants_sum or wants_entropy or pulls_logits)
+    if pull is None:
+        gradient = logits  # not written to
+    in_place = gradient.data_ptr() == logits.data_ptr()
     with torch.cuda.device_of(logits):
         _row_kernel[(count,)](
             logits_ptr=logits,
@@ -203,9 +223,11 @@ def row_pass(
             lse_ptr=statistics.lse,
             nll_ptr=statistics.nll,
             logit_sum_ptr=statistics.logit_sum,
+            entropy_ptr=statistics.entropy if wants_entropy else None,
             on_probability_ptr=None if pull is None else pull.on_probability,
             on_label_ptr=None if pull is None else pull.on_label,
             on_logit_ptr=None if pull is None else pull.on_logit,
+            on_entropy_ptr=None if pull is None else pull.on_entropy,
             vocab=vocab,
             row_length=triton.cdiv(vocab, ROW_ALIGNMENT) * ROW_ALIGNMENT,
             softcap=1.0 if softcap is None else softcap,
@@ -213,9 +235,10 @@ def row_pass(
             HAS_BIAS=has_bias,
             HAS_SOFTCAP=has_softcap,
             WANT_SUM=wants_sum,
+            WANT_ENTROPY=wants_entropy,
             WANT_GRADIENT=pull is not None,
             PULLS_LOGITS=pulls_logits,
-            NARROW=gradient.dtype != logits.dtype,
-            **tile(vocab, plain=not (has_bias or has_softcap or wants_sum or pulls_logits)),
+            NARROW=in_place and gradient.dtype != logits.dtype,
+            enable_fp_fusion=True,
+            **tile(vocab, plain),
         )
-    return gradient

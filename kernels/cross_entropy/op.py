@@ -1,6 +1,7 @@
 """`linear_cross_entropy` and `token_logprobs`: the public functions."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -9,15 +10,15 @@ from torch import Tensor
 from .arguments import check_loss, check_softcap_and_chunk, check_tensors
 from .chunks import Statistics, kept_tokens, sum_dtype
 from .operations import BY_DEVICE, BY_TRITON, Operations
-from .reduction import divisor_of_mean, loss_of_tokens, reduce_tokens
+from .reduction import divided_before, divisor_of_mean, loss_of_tokens, reduce_tokens
 
 
-def compute_dtype_of(operations: Operations, hidden: Tensor) -> torch.dtype:
+def compute_dtype_of(widens: Callable[[Tensor], bool], hidden: Tensor) -> torch.dtype:
     """What the operands of the matrix products are rounded to: autocast's dtype, else hidden's."""
     dtype, device = hidden.dtype, hidden.device.type
     if torch.is_autocast_enabled(device) and dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
-    return sum_dtype(dtype) if operations.widens(hidden) else dtype
+    return sum_dtype(dtype) if widens(hidden) else dtype
 
 
 def _loss(
@@ -43,7 +44,7 @@ def _loss(
     if token_weight is not None:
         # Once, so that its gradients, as factor and in the divisor, meet before they are rounded.
         token_weight = token_weight.to(sum_dtype(hidden.dtype))
-    compute_dtype = compute_dtype_of(operations, hidden)
+    compute_dtype = compute_dtype_of(operations.widens, hidden)
     needs = [
         torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
         for tensor in (hidden, weight, bias)
@@ -53,7 +54,7 @@ def _loss(
         statistics = Statistics(
             *operations.statistics(
                 hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, compute_dtype,
-                0, vocab, label_smoothing > 0.0,
+                0, vocab, label_smoothing > 0.0, False,
             )
         )  # fmt: skip
         loss = loss_of_tokens(statistics, vocab, label_smoothing, z_loss)
@@ -63,11 +64,7 @@ def _loss(
     if reduction == "mean":
         divisor = divisor_of_mean(kept, token_weight, num_items, sum_dtype(compute_dtype))
         if operations.widens(hidden):
-            # In float32 nothing underflows: divide before, and backward finds a factor of 1.
-            share = (
-                torch.ones_like(kept, dtype=divisor.dtype) if token_weight is None else token_weight
-            )
-            token_weight, divisor = share / divisor.detach(), divisor / divisor.detach()
+            token_weight, divisor = divided_before(kept, token_weight, divisor)
     total, *_ = operations.total(
         hidden, weight, labels, bias, token_weight, ignore_index, label_smoothing, z_loss,
         softcap, chunk_tokens, compute_dtype, needs,
@@ -116,7 +113,7 @@ def linear_cross_entropy(
         num_items: divisor of the mean, a number or a 0-dim tensor on any device: the number of
             tokens in all the micro-batches of one step.
         return_lse: also return the log-sum-exp of each token.
-        chunk_tokens: tokens per chunk; by default see `chunks.chunk_size`.
+        chunk_tokens: tokens per chunk; by default see `chunks.chunk_sizes`.
 
     Returns:
         The loss, float32 (float64 for float64): a scalar, or (...) with 0 at ignored tokens for
@@ -131,8 +128,8 @@ def linear_cross_entropy(
 
     Cost: "mean" and "sum" without `return_lse` compute gradients in forward, if any are needed (3
     matrix products in all; they cannot be differentiated again); otherwise backward computes the
-    logits once more (4). The workspace is the logits of one chunk; besides it the gradients live
-    from forward to backward.
+    logits once more (4). The workspace is the logits of one chunk, and on a GPU the 16-bit
+    gradients of up to 4,096 tokens; besides it the gradients live from forward to backward.
 
     Raises:
         ValueError: shapes, devices or options that do not fit; a label outside the vocabulary (on a
@@ -151,11 +148,19 @@ def linear_cross_entropy_triton(*args: Any, **kwargs: Any) -> Tensor | tuple[Ten
 
 
 class TokenLogprobs(NamedTuple):
-    """Of each token, float32 (float64 for float64), in the shape of labels; 0 at ignored tokens."""
+    """Of each token, float32 (float64 for float64), in the shape of labels; 0 at ignored tokens.
+
+    Attributes:
+        logprob: log p_y of the label y.
+        label_logit: x_y.
+        lse: log sum_v exp x_v.
+        entropy: -sum_v p_v log p_v in nats, of the whole distribution; None unless asked for.
+    """
 
     logprob: Tensor
     label_logit: Tensor
     lse: Tensor
+    entropy: Tensor | None = None
 
 
 def _token_logprobs(
@@ -167,14 +172,15 @@ def _token_logprobs(
     ignore_index: int | None = -100,
     softcap: float | None = None,
     chunk_tokens: int | None = None,
+    entropy: bool = False,
 ) -> TokenLogprobs:
     check_tensors(hidden, weight, labels, bias)
     check_softcap_and_chunk(softcap, chunk_tokens)
-    lse, nll, _ = operations.statistics(
+    lse, nll, _, spread = operations.statistics(
         hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens,
-        compute_dtype_of(operations, hidden), 0, weight.shape[0], False,
+        compute_dtype_of(operations.widens, hidden), 0, weight.shape[0], False, entropy,
     )  # fmt: skip
-    return TokenLogprobs(-nll, lse - nll, lse)
+    return TokenLogprobs(-nll, lse - nll, lse, spread if entropy else None)
 
 
 def token_logprobs(
@@ -185,14 +191,22 @@ def token_logprobs(
     ignore_index: int | None = -100,
     softcap: float | None = None,
     chunk_tokens: int | None = None,
+    entropy: bool = False,
 ) -> TokenLogprobs:
     """Log-probability and logit of each label, and the log-sum-exp, without all the logits.
 
-    What perplexity, LongPPL, LongCE weights and impactful-token analysis need of a model. All three
-    are differentiable. Arguments, precision and errors are those of `linear_cross_entropy`.
+    What perplexity, LongPPL, LongCE weights and impactful-token analysis need of a model. All are
+    differentiable. The other arguments, precision and errors are those of `linear_cross_entropy`;
+    backward computes the logits once more.
+
+    Args:
+        entropy: also give the entropy of each token's distribution, as a penalty or bonus of
+            policy gradients needs it (dH / dx_v = -p_v (log p_v + H)). It is summed relative to the
+            largest logit, from terms of one sign, so that it is exact for confident tokens too. It
+            costs no further matrix product.
     """
     return _token_logprobs(
-        BY_DEVICE, hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens
+        BY_DEVICE, hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, entropy
     )
 
 

@@ -1,8 +1,8 @@
 """The two `torch.library` operations that carry every option of the loss.
 
-- `..._statistics` gives each token's log-sum-exp, negative log-likelihood and (for label smoothing)
-  sum of logits, differentiable by computing the logits once more: 4 matrix products in all.
-  The loss of each token is ordinary autograd on these three numbers.
+- `..._statistics` gives each token's log-sum-exp, negative log-likelihood and, where wanted, sum of
+  logits (for label smoothing) and entropy, differentiable by computing the logits once more: 4
+  matrix products in all. The loss of each token is ordinary autograd on these numbers.
 - `..._total` gives the weighted sum of the tokens' losses. Its gradients are computed in the same
   pass over the chunks, up to one factor that is known only in backward: 3 matrix products.
 
@@ -24,23 +24,23 @@ from .reduction import loss_of_tokens
 class Operations(NamedTuple):
     """One implementation of the two operations."""
 
-    statistics: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    statistics: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
     total: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]
     # Processors without matrix units for 16-bit numbers multiply faster in float32.
     widens: Callable[[Tensor], bool]
 
 
-def _without_autocast(hidden: Tensor) -> torch.autocast:
+def without_autocast(hidden: Tensor) -> torch.autocast:
     """An operation is told what to compute in; autocast must not change it again inside."""
     return torch.autocast(hidden.device.type, enabled=False)
 
 
-def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
+def or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
     """An operation cannot return None."""
     return like.new_empty(0) if gradient is None else gradient
 
 
-def _statistics_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _statistics_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
     def statistics(
         hidden: Tensor,
         weight: Tensor,
@@ -53,17 +53,20 @@ def _statistics_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Ten
         vocab_start: int,
         vocab_size: int,
         want_sum: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        want_entropy: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kept = keep(labels, ignore_index, vocab_start, vocab_size)
         flat = hidden.reshape(-1, hidden.shape[-1])
-        with _without_autocast(hidden):
+        with without_autocast(hidden):
             found, _ = run(
-                row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype, want_sum
-            )
+                row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
+                want_sum, want_entropy,
+            )  # fmt: skip
         return (
             kept.scatter(found.lse, labels.shape),
             kept.scatter(found.nll, labels.shape),
             kept.scatter(found.logit_sum, labels.shape) if want_sum else found.logit_sum,
+            kept.scatter(found.entropy, labels.shape) if want_entropy else found.entropy,
         )
 
     return statistics
@@ -74,6 +77,7 @@ def _statistics_backward_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Te
         d_lse: Tensor,
         d_nll: Tensor,
         d_logit_sum: Tensor | None,
+        d_entropy: Tensor | None,
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
@@ -89,17 +93,18 @@ def _statistics_backward_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Te
         kept = keep(labels, ignore_index, vocab_start, vocab_size)
         flat = hidden.reshape(-1, hidden.shape[-1])
         on_logit = None if d_logit_sum is None else kept.gather(d_logit_sum)
-        pull = Pull(kept.gather(d_lse + d_nll), -kept.gather(d_nll), on_logit)
-        with _without_autocast(hidden):
+        on_entropy = None if d_entropy is None else kept.gather(d_entropy)
+        pull = Pull(kept.gather(d_lse + d_nll), -kept.gather(d_nll), on_logit, on_entropy)
+        with without_autocast(hidden):
             _, gradients = run(
                 row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
-                pull=pull, needs=needs,
+                want_entropy=d_entropy is not None, pull=pull, needs=needs,
             )  # fmt: skip
             d_hidden, d_weight, d_bias = gradients
             return (
-                _or_empty(d_hidden, hidden).view(hidden.shape if needs[0] else 0),
-                _or_empty(d_weight, weight).to(weight.dtype),
-                _or_empty(d_bias, weight).to(weight.dtype if bias is None else bias.dtype),
+                or_empty(d_hidden, hidden).view(hidden.shape if needs[0] else 0),
+                or_empty(d_weight, weight).to(weight.dtype),
+                or_empty(d_bias, weight).to(weight.dtype if bias is None else bias.dtype),
             )
 
     return statistics_backward
@@ -129,8 +134,8 @@ def _total_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor, 
         else:
             share = kept.gather(token_weight).to(wide)
         on_logit = -label_smoothing / vocab * share if label_smoothing else None
-        pull = Pull(share, (label_smoothing - 1.0) * share, on_logit, z_loss)
-        with _without_autocast(hidden):
+        pull = Pull(share, (label_smoothing - 1.0) * share, on_logit, z_loss=z_loss)
+        with without_autocast(hidden):
             found, gradients = run(
                 row_pass, flat, weight, bias, kept, softcap, chunk_tokens, compute_dtype,
                 want_sum=label_smoothing > 0.0, pull=pull, needs=needs,
@@ -140,9 +145,9 @@ def _total_by(row_pass: RowPass) -> Callable[..., tuple[Tensor, Tensor, Tensor, 
             return (
                 (share * loss).sum(),
                 kept.scatter(loss, labels.shape),
-                _or_empty(d_hidden, hidden).view(hidden.shape if needs[0] else 0),
-                _or_empty(d_weight, share),
-                _or_empty(d_bias, share),
+                or_empty(d_hidden, hidden).view(hidden.shape if needs[0] else 0),
+                or_empty(d_weight, share),
+                or_empty(d_bias, share),
             )
 
     return total
@@ -164,13 +169,14 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
     @forward.register_fake
     def _(
         hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens, compute_dtype,
-        vocab_start, vocab_size, want_sum,
+        vocab_start, vocab_size, want_sum, want_entropy,
     ):  # fmt: skip
-        shapes = (labels.shape, labels.shape, labels.shape if want_sum else 0)
+        wanted = (True, True, want_sum, want_entropy)
+        shapes = (labels.shape if one else 0 for one in wanted)
         return tuple(hidden.new_empty(shape, dtype=sum_dtype(compute_dtype)) for shape in shapes)
 
     @backward.register_fake
-    def _(d_lse, d_nll, d_logit_sum, hidden, weight, labels, bias, *rest):
+    def _(d_lse, d_nll, d_logit_sum, d_entropy, hidden, weight, labels, bias, *rest):
         needs = rest[-1]
         return (
             hidden.new_empty(hidden.shape if needs[0] else 0),
@@ -179,16 +185,16 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
         )
 
     def setup_context(ctx, inputs, output):
-        hidden, weight, labels, bias, *rest, want_sum = inputs
+        hidden, weight, labels, bias, *rest, want_sum, want_entropy = inputs
         ctx.save_for_backward(hidden, weight, labels, bias)
         ctx.rest = rest
-        lse, _, logit_sum = output
+        lse, _, logit_sum, entropy = output
         ctx.dtype = lse.dtype
-        if not want_sum:
-            ctx.mark_non_differentiable(logit_sum)
+        unwanted = [x for x, one in ((logit_sum, want_sum), (entropy, want_entropy)) if not one]
+        ctx.mark_non_differentiable(*unwanted)
         ctx.set_materialize_grads(False)
 
-    def differentiate(ctx, d_lse, d_nll, d_logit_sum):
+    def differentiate(ctx, d_lse, d_nll, d_logit_sum, d_entropy):
         hidden, weight, labels, bias = ctx.saved_tensors
         needs = [x is not None and x.requires_grad for x in (hidden, weight, bias)]
         nothing = hidden.new_zeros(labels.shape, dtype=ctx.dtype)
@@ -196,6 +202,7 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
             nothing if d_lse is None else d_lse,
             nothing if d_nll is None else d_nll,
             d_logit_sum,
+            d_entropy,
             *ctx.saved_tensors,
             *ctx.rest,
             needs,
@@ -203,7 +210,7 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
         d_hidden, d_weight, d_bias = (
             gradient if needed else None for gradient, needed in zip(gradients, needs, strict=True)
         )
-        return d_hidden, d_weight, None, d_bias, *([None] * (len(ctx.rest) + 1))
+        return d_hidden, d_weight, None, d_bias, *([None] * (len(ctx.rest) + 2))
 
     forward.register_autograd(differentiate, setup_context=setup_context)
     return forward
@@ -223,11 +230,19 @@ def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.mul(gradient, factor, out=gradient.new_empty(gradient.shape, dtype=dtype))
 
 
-def _define_total(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., Any]:
-    forward = torch.library.custom_op(
-        f"{name}_total", _total_by(on_cpu), mutates_args=(), device_types="cpu"
-    )
-    forward.register_kernel("cuda")(_total_by(on_gpu))
+def define_total(
+    name: str, on_cpu: Callable[..., Any], on_gpu: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The operation `{name}_total`, whose gradients are computed in forward.
+
+    Its arguments begin with hidden, weight, labels, bias and token_weight, the tensors that may
+    need a gradient (labels apart), and end with the compute dtype and which of hidden, weight and
+    bias do. It returns the total, each token's loss without its weight, and the gradients of those
+    three, empty where not needed.
+    """
+    forward = torch.library.custom_op(f"{name}_total", on_cpu, mutates_args=(), device_types="cpu")
+    forward.register_kernel("cuda")(on_gpu)
+    public = name.removeprefix("lrk::").removesuffix("_triton")
 
     @forward.register_fake
     def _(hidden, weight, labels, bias, token_weight, *rest):
@@ -255,8 +270,8 @@ def _define_total(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., 
     def differentiate(ctx, d_total, *_):
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "linear_cross_entropy computes its gradients in forward and cannot differentiate "
-                "them again for create_graph=True: use linear_cross_entropy_reference"
+                f"{public} computes its gradients in forward and cannot differentiate them again "
+                f"for create_graph=True: use {public}_reference"
             )
         token_loss, *gradients = ctx.saved_tensors
         d_hidden, d_weight, d_bias, d_token_weight = (
@@ -273,7 +288,9 @@ def _define_total(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[..., 
 
 def _define(name: str, on_cpu: RowPass, on_gpu: RowPass, widens: Callable) -> Operations:
     return Operations(
-        _define_statistics(name, on_cpu, on_gpu), _define_total(name, on_cpu, on_gpu), widens
+        _define_statistics(name, on_cpu, on_gpu),
+        define_total(name, _total_by(on_cpu), _total_by(on_gpu)),
+        widens,
     )
 
 

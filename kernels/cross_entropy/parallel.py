@@ -59,7 +59,8 @@ def _over_ranks(shard: Statistics, kept: Tensor, group: dist.ProcessGroup | None
         parts.append(shard.logit_sum)
     exponentials, label_logit, *logit_sum = _SumOverRanks.apply(torch.stack(parts), group)
     lse = (largest + exponentials.log()).where(kept, 0.0)
-    return Statistics(lse, lse - label_logit, logit_sum[0] if logit_sum else shard.logit_sum)
+    whole_sum = logit_sum[0] if logit_sum else shard.logit_sum
+    return Statistics(lse, lse - label_logit, whole_sum, shard.entropy)
 
 
 def vocab_parallel_linear_cross_entropy(
@@ -113,10 +114,11 @@ def vocab_parallel_linear_cross_entropy(
         ignore_index,
         softcap,
         chunk_tokens,
-        compute_dtype_of(BY_DEVICE, hidden),
+        compute_dtype_of(BY_DEVICE.widens, hidden),
         start,
         vocab_size,
         label_smoothing > 0.0,
+        False,
     )
     kept = kept_tokens(labels, ignore_index)
     statistics = _over_ranks(Statistics(*shard), kept, group)

@@ -10,7 +10,7 @@ def loss_of_tokens(
     statistics: Statistics, vocab: int, label_smoothing: float, z_loss: float
 ) -> Tensor:
     """(1 - e) nll + e (lse - mean_v x_v) + z_loss lse^2 with e = `label_smoothing`."""
-    lse, nll, logit_sum = statistics
+    lse, nll, logit_sum, _ = statistics
     loss = nll
     if label_smoothing:
         loss = (1.0 - label_smoothing) * nll + label_smoothing * (lse - logit_sum / vocab)
@@ -56,3 +56,15 @@ def divisor_of_mean(
     else:
         divisor = kept.sum().to(dtype)
     return divisor.where(divisor != 0.0, 1.0)
+
+
+def divided_before(
+    kept: Tensor, token_weight: Tensor | None, divisor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Token weights over the divisor, and the divisor of 1 that is left to divide by.
+
+    In float32 nothing underflows by that, and backward finds a factor of 1. The divisor's gradient,
+    where token weights have one, stays its own.
+    """
+    share = torch.ones_like(kept, dtype=divisor.dtype) if token_weight is None else token_weight
+    return share / divisor.detach(), divisor / divisor.detach()

@@ -82,14 +82,17 @@ def token_logprobs_reference(
     ignore_index: int | None = -100,
     softcap: float | None = None,
     chunk_tokens: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `token_logprobs`: log-probability and logit of each label, and the log-sum-exp."""
+    entropy: bool = False,
+) -> tuple[Tensor, ...]:
+    """As `token_logprobs`: log-probability and logit of each label, log-sum-exp, and entropy."""
     check_tensors(hidden, weight, labels, bias)
     check_softcap_and_chunk(softcap, chunk_tokens)
     kept, targets, logits = _kept_logits(hidden, weight, labels, bias, ignore_index, softcap)
     label_logit, lse = logits.gather(-1, targets[:, None])[:, 0], logits.logsumexp(-1)
+    found = [label_logit - lse, label_logit, lse]
+    if entropy:
+        logprobs = logits - lse[:, None]
+        # 0 log 0 = 0
+        found.append(-(logprobs.exp() * logprobs.masked_fill(logprobs == -torch.inf, 0.0)).sum(-1))
     zeros = logits.new_zeros(labels.shape)
-    logprob, label_logit, lse = (
-        zeros.masked_scatter(kept, value) for value in (label_logit - lse, label_logit, lse)
-    )
-    return logprob, label_logit, lse
+    return tuple(zeros.masked_scatter(kept, value) for value in found)

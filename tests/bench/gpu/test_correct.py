@@ -8,7 +8,14 @@ import torch
 
 from bench.gpu import correct, tiles, truth
 from bench.gpu.cases import VARIANTS, AttentionCase, attention_cases
-from bench.gpu.correct import LossCase, check_attention, check_loss, check_rope
+from bench.gpu.correct import (
+    DivergenceCase,
+    LossCase,
+    check_attention,
+    check_divergence,
+    check_loss,
+    check_rope,
+)
 from bench.gpu.judge import Judged, judge
 from bench.gpu.row import BOTH, Row
 from bench.gpu.sizes import REAL, Heads
@@ -25,6 +32,9 @@ def check(what):
         "attention": partial(check_attention, ROW, CASE, repeats=2),
         "rope": partial(check_rope, ROW, SHAPE, torch.float32, repeats=2),
         "loss": partial(check_loss, ROW, LossCase("mean", (20, 16, 33), torch.float32), repeats=2),
+        "divergence": partial(
+            check_divergence, ROW, DivergenceCase("mean", (20, 16, 33), torch.float32), repeats=2
+        ),
     }[what]
 
 
@@ -32,6 +42,7 @@ OURS = {
     "attention": "attention_triton",
     "rope": "rope_triton",
     "loss": "linear_cross_entropy_triton",
+    "divergence": "linear_kl_triton",
 }
 
 
@@ -163,9 +174,9 @@ def test_the_fastest_tile_comes_first():
 
 def test_what_the_table_has_is_a_candidate(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert tiles.candidates(REAL, FORWARD, documents=False)[0].tiles == Tiles(128, 32, 8, 1)
+    assert tiles.candidates(REAL, FORWARD)[0].tiles == Tiles(128, 32, 8, 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for kernel, some in tiles.CANDIDATES.items():
-        found = [each.tiles for each in tiles.candidates(REAL, kernel, documents=True)]
+        found = [each.tiles for each in tiles.candidates(REAL, kernel)]
         assert set(some) <= set(found)
         assert len(found) == len(set(found))

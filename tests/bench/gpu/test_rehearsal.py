@@ -34,7 +34,8 @@ def test_rehearsal(tmp_path):
     assert left
     assert not any(provider.startswith("lrk") for provider in left)
 
-    assert {row.op for row in rows["correct"]} == {"attention", "rope", "linear_cross_entropy"}
+    operations = {"attention", "rope", "linear_cross_entropy", "linear_kl"}
+    assert {row.op for row in rows["correct"]} == operations
     assert all(row.ok for row in rows["correct"])
     variants = {row.variant for row in rows["correct"]}
     assert {"second stream", "CUDA graph", "torch.compile"} < variants
@@ -47,6 +48,7 @@ def test_rehearsal(tmp_path):
     assert timed == {
         *(("attention", each) for each in ways),
         *(("rope", each) for each in ways),
+        ("decoding", FORWARD),
         ("linear_cross_entropy", FORWARD),
         ("linear_cross_entropy", BOTH),
     }

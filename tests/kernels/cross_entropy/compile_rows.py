@@ -17,6 +17,7 @@ from lrk.kernels.cross_entropy.chunks import ROW_ALIGNMENT, Pull, Statistics
 TOKENS = 2
 VOCABULARIES = [32_000, 49_152, 128_256, 152_064]
 OPTIONS = ["bias", "softcap", "label_smoothing"]
+BESIDE = "gradient elsewhere"
 
 
 def configurations() -> Iterator[tuple[str, int, torch.dtype, list[str], bool]]:
@@ -28,28 +29,48 @@ def configurations() -> Iterator[tuple[str, int, torch.dtype, list[str], bool]]:
         yield arch, 32_000, torch.bfloat16, ["label_smoothing"], True
         for vocab in (16_000, 128_256):
             yield arch, vocab, torch.bfloat16, OPTIONS, True
+            yield arch, vocab, torch.bfloat16, ["entropy"], True
+        yield arch, 128_256, torch.bfloat16, [BESIDE], True
+        yield arch, 128_256, torch.bfloat16, [*OPTIONS, "entropy", BESIDE], True
     yield "sm_90", 32_000, torch.bfloat16, [], False
     yield "sm_90", 128_256, torch.float32, ["bias"], True
     yield "sm_90", 128_256, torch.float16, ["softcap"], False
+    yield "sm_90", 128_256, torch.bfloat16, ["entropy"], False
     yield "sm_90", 50_257, torch.bfloat16, [], True  # GPT-2's, odd
 
 
 def figures(arch: str, vocab: int, dtype: torch.dtype, options: list[str], pulled: bool) -> dict:
-    smoothing = "label_smoothing" in options
+    smoothing, entropy = ("label_smoothing" in options), ("entropy" in options)
     row = -(-vocab // ROW_ALIGNMENT) * ROW_ALIGNMENT
 
     def per_token() -> torch.Tensor:
         return torch.empty(TOKENS)
 
     def launch() -> None:
+        logits = torch.empty(TOKENS, row)
+        gradient = (
+            torch.empty(TOKENS, row, dtype=dtype) if BESIDE in options else logits.view(dtype)
+        )
         kernel.row_pass(
-            torch.empty(TOKENS, row)[:, :vocab],
+            logits[:, :vocab],
             torch.empty(TOKENS, dtype=torch.int64),
             torch.empty(vocab, dtype=dtype) if "bias" in options else None,
             30.0 if "softcap" in options else None,
-            Statistics(per_token(), per_token(), torch.empty(TOKENS if smoothing else 0)),
-            Pull(per_token(), per_token(), per_token() if smoothing else None) if pulled else None,
-            dtype,
+            Statistics(
+                per_token(),
+                per_token(),
+                torch.empty(TOKENS if smoothing else 0),
+                torch.empty(TOKENS if entropy else 0),
+            ),
+            Pull(
+                per_token(),
+                per_token(),
+                per_token() if smoothing else None,
+                per_token() if entropy else None,
+            )
+            if pulled
+            else None,
+            gradient[:, :vocab],
         )
 
     (compiled,) = compiled_launches(launch, arch)

@@ -18,6 +18,11 @@ LABELS = torch.zeros(2, 5, dtype=torch.int64)
         ({"weight": WEIGHT.double()}, TypeError, r"weight is torch.float64, hidden torch.float32"),
         ({"weight": WEIGHT[0]}, ValueError, r"weight must have shape .*got \(8,\)"),
         ({"weight": WEIGHT[:0]}, ValueError, "empty vocabulary"),
+        (
+            {"hidden": HIDDEN[..., :0], "weight": WEIGHT[:, :0]},
+            ValueError,
+            "hidden and weight have no features: their last dimension is 0",
+        ),
         ({"labels": LABELS.int()}, TypeError, "labels must be torch.int64, got torch.int32"),
         ({"labels": LABELS[0]}, ValueError, r"labels must have .*shape \(2, 5\), got \(5,\)"),
         ({"labels": LABELS.to("meta")}, ValueError, "labels is on meta, hidden on cpu"),

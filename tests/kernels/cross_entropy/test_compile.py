@@ -36,5 +36,6 @@ def test_no_spills_and_wide_accesses():
         allowed = STACK_BYTES.get((RELEASE, row["case"]), 0)
         assert max(row["stack_bytes"], row["spill_bytes"]) <= allowed, row
         assert row["narrow_accesses_in_loops"] == 0, row
-        # Label, its logit and its bias, three numbers that pull, and three statistics.
-        assert row["narrow_accesses"] <= 9, row
+        # Label, its logit and its bias, three numbers that pull, and three statistics; the entropy
+        # and what pulls at it.
+        assert row["narrow_accesses"] <= 9 + 2 * ("entropy" in row["case"]), row

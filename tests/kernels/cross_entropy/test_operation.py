@@ -1,16 +1,27 @@
 """The loss as a torch operation: opcheck, torch.compile, autocast, and who gets a gradient."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lrk.kernels.cross_entropy import (
+    chunks,
     cpu,
     kernel,
     linear_cross_entropy,
     linear_cross_entropy_reference,
+    linear_cross_entropy_triton,
 )
-from lrk.kernels.cross_entropy.chunks import Kept, chunk_size, run
+from lrk.kernels.cross_entropy.chunks import (
+    GRADIENT_TOKENS,
+    ChunkSizes,
+    Kept,
+    chunk_size,
+    chunk_sizes,
+    run,
+)
 from lrk.testing import GRADIENT_FACTOR, OUTPUT_FACTOR, assert_as_exact_as
 
 NAMES = ["lrk::linear_cross_entropy", "lrk::linear_cross_entropy_triton"]
@@ -38,13 +49,15 @@ def test_opcheck(name, with_bias, make_case):
     )  # fmt: skip
     statistics = getattr(getattr(torch.ops, library), f"{operation}_statistics").default
     arguments = (-100, None, None, torch.float32, 0, 19)
-    torch.library.opcheck(statistics, (hidden, weight, case.labels, bias, *arguments, with_bias))
+    torch.library.opcheck(
+        statistics, (hidden, weight, case.labels, bias, *arguments, with_bias, not with_bias)
+    )
     backward = getattr(getattr(torch.ops, library), f"{operation}_statistics_backward").default
     ones = torch.ones(case.labels.shape, device=hidden.device)
     torch.library.opcheck(
         backward,
-        (ones, ones, None, case.hidden, case.weight, case.labels, case.bias, *arguments,
-         needs),
+        (ones, ones, None, ones if with_bias else None, case.hidden, case.weight, case.labels,
+         case.bias, *arguments, needs),
     )  # fmt: skip
 
 
@@ -159,6 +172,43 @@ def test_backward_on_a_cpu_allocates_nothing(make_case):
     allocated = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
     # On a CPU, where a factor of 1 shows, those of forward are handed out as they are.
     assert allocated < 0.1 * 4 * (hidden.numel() + weight.numel())
+
+
+def test_chunks_of_a_gpu_share_a_product_where_the_weight_is_trained():
+    def sizes(tokens, vocab, dtype=torch.bfloat16, kind="cuda", adds=True, matrices=1):
+        return chunk_sizes(tokens, vocab, dtype, torch.device(kind), adds, matrices)
+
+    assert sizes(39_322, 128_256) == (1024, 4096)
+    assert sizes(39_322, 128_256, matrices=2) == (512, 4096)
+    assert sizes(39_322, 128_256, adds=False) == (1024, 1024)
+    assert sizes(39_322, 128_256, torch.float32) == (1024, 1024)
+    assert sizes(39_322, 128_256, kind="cpu") == sizes(39_322, 128_256, kind="cpu", adds=False)
+    # In place where that is leaner: few tokens, or a vocabulary of which many rows fit.
+    assert sizes(1500, 128_256) == (1500, 1500)
+    assert sizes(39_322, 49_152) == (4096, 4096)
+    for tokens, vocab, matrices in itertools.product(
+        (1, 1000, 3000, 39_322), (100, 49_152, 128_256, 262_144), (1, 2)
+    ):
+        logits, gradient = sizes(tokens, vocab, matrices=matrices)
+        room = 4 * matrices * logits + (2 * gradient if gradient > logits else 0)
+        assert logits <= gradient
+        assert gradient >= min(tokens, GRADIENT_TOKENS)
+        assert room <= 4 * matrices * gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_several_chunks_share_a_product(
+    dtype, reduction, softcap, make_case, monkeypatch, poisoned
+):
+    """As on a GPU, whose 16-bit gradients wait beside the logits of a chunk."""
+    case = make_case(shape=(41,), dtype=dtype, reduction=reduction, softcap=softcap, with_bias=True)
+    whole = case.check(linear_cross_entropy_triton)
+    monkeypatch.setattr(chunks, "chunk_sizes", lambda *_: ChunkSizes(5, 12))
+    parts = case.check(linear_cross_entropy_triton)
+    torch.testing.assert_close(parts["loss"], whole["loss"])
+    torch.testing.assert_close(parts["gradient of hidden"], whole["gradient of hidden"])
 
 
 def test_chunks_fit_the_workspace():

@@ -16,12 +16,17 @@ from triton.compiler import compiler
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from lrk.kernels import target
-from lrk.kernels.attention import attention_triton
-from lrk.kernels.cross_entropy import linear_cross_entropy_triton, token_logprobs_triton
+from lrk.kernels.attention import attention_triton, split_kv
+from lrk.kernels.cross_entropy import (
+    linear_cross_entropy_triton,
+    linear_kl_triton,
+    token_logprobs_triton,
+)
 from lrk.kernels.rope import phase_increments, rope_triton
 from tests.kernels.launch.stand_in_driver import StandIn
 
 FORWARD = ["_attention_forward"]
+SPLIT = ["_attention_split", "_attention_merge"]
 BOTH = [*FORWARD, "_attention_query_gradient", "_attention_key_gradient"]
 OF_DOCUMENTS = [name for kernel in BOTH for name in ("_document_tiles", kernel)]
 SM_90 = (9, 0)
@@ -107,6 +112,27 @@ def log_probabilities() -> None:
     token_logprobs_triton(hidden, weight, torch.arange(40))
 
 
+def entropies() -> None:
+    hidden, weight = (
+        torch.zeros(rows, 32, dtype=torch.bfloat16, requires_grad=True) for rows in (40, 1000)
+    )
+    token_logprobs_triton(hidden, weight, torch.arange(40), entropy=True).entropy.sum().backward()
+
+
+def diverge(**options: Any) -> Callable[[], object]:
+    """The divergence of 40 tokens, and its backward pass."""
+
+    def call() -> None:
+        hidden, weight = (
+            torch.zeros(rows, 32, dtype=torch.bfloat16, requires_grad=True) for rows in (40, 1000)
+        )
+        teacher_hidden, teacher_weight = torch.zeros(40, 64), torch.zeros(1000, 64)
+        loss = linear_kl_triton(hidden, weight, teacher_hidden, teacher_weight, **options)
+        loss.sum().backward()
+
+    return call
+
+
 ENDS = torch.tensor([0, 300, 300, 1000])
 POSITIONS = torch.arange(0, 2000, 2)[None]
 
@@ -124,17 +150,41 @@ def calls_of_attention() -> Iterator[tuple[str, Callable[[], object], list[str]]
     yield "full, float16", attend(head_dim=32, causal=False, dtype=torch.float16), BOTH
     yield "documents", attend(head_dim=32, cu_seqlens=ENDS.int()), OF_DOCUMENTS
     yield "documents in int64", attend(head_dim=32, cu_seqlens=ENDS), OF_DOCUMENTS
+    yield "a document a row", attend(batch=2, cu_seqlens=torch.tensor([0, 1000, 2000])), BOTH
     yield "window and softcap", attend(head_dim=32, window=256, softcap=30.0), BOTH
     in_positions = {"window": 256, "window_position_ids": POSITIONS}
     yield "window in positions", attend(head_dim=32, **in_positions), BOTH
+    yield "65,536 rows", attend(batch=65_536, length=1), BOTH
+    yield "65,536 heads", attend(heads=65_536, kv_heads=32_768, length=1), BOTH
     cache = {"head_dim": 32, "k_length": 2000, "differentiate": None}
-    yield "key lengths", attend(length=1, kv_lengths=torch.tensor([77]), **cache), FORWARD
+    yield "key lengths", attend(kv_lengths=torch.tensor([1077]), **cache), FORWARD
     yield "offsets", attend(batch=2, q_offset=torch.tensor([5, 1000]), **cache), FORWARD
     for head_dim in (20, 128):
         yield f"head dim {head_dim}", attend(head_dim=head_dim), BOTH
     for head_dim in (80, 96, 256):
         yield f"head dim {head_dim}", attend(head_dim=head_dim, differentiate=None), FORWARD
     yield "float32", attend(head_dim=32, dtype=torch.float32), BOTH
+
+
+def calls_of_decoding() -> Iterator[tuple[str, Callable[[], object], list[str]]]:
+    """Few queries on many keys, in the kinds that change what is packed or compiled."""
+    cache = {"length": 1, "k_length": 2000, "differentiate": None}
+    yield "1 token", attend(**cache), SPLIT
+    yield "8 tokens", attend(**cache | {"length": 8}), SPLIT
+    yield "heads first", attend(heads_first=True, **cache), SPLIT
+    yield "key lengths", attend(kv_lengths=torch.tensor([77]), **cache), SPLIT
+    yield "offsets", attend(batch=2, q_offset=torch.tensor([5, 1000]), **cache), SPLIT
+    static = {"cu_seqlens": torch.tensor([0, 0, 1]), "cu_seqlens_k": torch.tensor([0, 40, 2000])}
+    yield "static cache", attend(**static, **cache), SPLIT
+    yield "window and softcap", attend(window=256, softcap=30.0, **cache), SPLIT
+    in_positions = {"window": 256, "window_position_ids": torch.arange(2000)[None]}
+    yield "window in positions", attend(**in_positions, **cache), SPLIT
+    yield "full, float16", attend(causal=False, dtype=torch.float16, **cache), SPLIT
+    yield "head dim 20", attend(head_dim=20, **cache), SPLIT
+    yield "head dim 256", attend(head_dim=256, **cache), SPLIT
+    yield "float32", attend(dtype=torch.float32, **cache), SPLIT
+    differentiated = {"length": 1, "k_length": 2000}
+    yield "gradient", attend(**differentiated), [*SPLIT, *BOTH[1:]]
 
 
 def calls_of_the_rest() -> Iterator[tuple[str, Callable[[], object], list[str]]]:
@@ -153,11 +203,17 @@ def calls_of_the_rest() -> Iterator[tuple[str, Callable[[], object], list[str]]]
     yield "loss, all of these", lose(bias=True, label_smoothing=0.1, z_loss=1e-4, softcap=30.0), row
     yield "loss of each token", lose(reduction="none"), row * 2
     yield "log-probabilities", log_probabilities, row
+    yield "entropies", entropies, row * 2
+    pair = ["_pair_kernel"]
+    yield "divergence", diverge(temperature=2), pair
+    yield "divergence of each token", diverge(reduction="none", softcap=30.0), pair * 2
 
 
 def cases() -> Iterator[Case]:
     for name, call, kernels in calls_of_attention():
         yield Case(f"attention, {name}", call, kernels)
+    for name, call, kernels in calls_of_decoding():
+        yield Case(f"decoding, {name}", call, kernels)
     for name, call, kernels in calls_of_the_rest():
         yield Case(name, call, kernels)
     # Tiles of head dimension 256 take the most shared memory, and sm_86 and sm_120 have the least.
@@ -165,6 +221,9 @@ def cases() -> Iterator[Case]:
         name = f"attention, head dim {head_dim}"
         yield Case(name, attend(head_dim=head_dim), BOTH, capability)
         yield Case("loss", lose(), ["_row_kernel"], capability)
+    for capability, head_dim in (((8, 0), 128), ((8, 6), 256), ((10, 0), 128), ((12, 0), 256)):
+        cache = {"length": 1, "k_length": 2000, "differentiate": None}
+        yield Case("decoding", attend(head_dim=head_dim, **cache), SPLIT, capability)
     yield Case("attention, forward", attend(differentiate=None), FORWARD, (8, 0))
     yield Case("rope", rotate(), ["rope_kernel"] * 2, (8, 0))
     yield Case("loss", lose(), ["_row_kernel"], (8, 0))
@@ -215,9 +274,6 @@ def refused() -> Iterator[Case]:
     yield Case("copy, stride", copy(spoil=_narrow), [])
     yield Case("copy, shared memory", copy(side=256), [], (12, 0))
     yield Case("copy, shared memory unseen", copy_unseen, [], (12, 0))
-    one = {"length": 1, "differentiate": None}
-    yield Case("attention, rows", attend(batch=65_536, **one), FORWARD)
-    yield Case("attention, heads", attend(heads=65_536, kv_heads=32_768, **one), FORWARD)
 
 
 def report(driver: StandIn, case: Case) -> dict[str, Any]:
@@ -237,11 +293,31 @@ def report(driver: StandIn, case: Case) -> dict[str, Any]:
     }
 
 
+def compiled_while_decoding(driver: StandIn) -> dict[str, int]:
+    """How often each kernel is compiled for 100 tokens, whose cache grows by a key a token."""
+    driver.use(SM_90)
+    kernels = (split_kv._attention_split, split_kv._attention_merge)
+
+    def compiled(kernel: Any) -> int:
+        return len(kernel.device_caches[driver.driver.get_current_device()][0])
+
+    before = [compiled(kernel) for kernel in kernels]
+    for k_length in range(4096, 4196):
+        options: dict[str, Any] = {"head_dim": 128, "batch": 2, "heads_first": True}
+        attend(length=1, k_length=k_length, differentiate=None, **options)()
+    driver.take_launches()
+    return {
+        kernel.fn.__name__: compiled(kernel) - count
+        for kernel, count in zip(kernels, before, strict=True)
+    }
+
+
 def main() -> None:
     driver = StandIn()
     rows = {
         "launched": [report(driver, case) for case in cases()],
         "refused": [report(driver, case) for case in refused()],
+        "compiled": compiled_while_decoding(driver),
     }
     print(json.dumps(rows))
 

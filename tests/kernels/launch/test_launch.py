@@ -86,22 +86,43 @@ def _launched_in_the_sources() -> Iterator[str]:
 
 
 def test_threads(launches):
-    """4 warps, or 8 for attention and for a row of logits that is beyond registers."""
+    """4 warps, or 8 for attention, a row of logits beyond registers, and a pair of rows."""
     for launch in launches:
         attends = launch["kernel"].startswith("_attention")
-        allowed = {128, 256} if attends else {256 if "beyond" in launch["case"] else 128}
+        wide = "beyond" in launch["case"] or launch["kernel"] == "_pair_kernel"
+        allowed = {128, 256} if attends else {256 if wide else 128}
         assert launch["threads"] in allowed, launch
 
 
-def test_grids(launches):
-    """(tiles, heads, rows) of attention; under a table of tiles each tile names its row."""
-    one_tile = {"1 token", "7 tokens", "key lengths"}
+def test_decoding_compiles_once(report):
+    """Though a dynamic cache has other lengths and strides for each token."""
+    assert report["compiled"] == {"_attention_split": 1, "_attention_merge": 1}
+
+
+def test_grids_of_decoding(launches):
+    """A program for each key head and split of the keys, and one for each query and its head."""
     for launch in launches:
-        if launch["kernel"].startswith("_attention"):
+        if launch["kernel"] in ("_attention_split", "_attention_merge"):
+            call = launch["case"].removeprefix("decoding, ")
+            rows, queries = {"offsets": 2}.get(call, 1), {"8 tokens": 8}.get(call, 1)
+            heads = 4 * queries if launch["kernel"] == "_attention_merge" else 2 * 8  # splits
+            assert launch["grid"] == [heads * rows, 1, 1], launch
+
+
+def test_grids(launches):
+    """One axis: a whole number of tiles for each head of each row, or of each tile of a table."""
+    one_tile = {"1 token", "7 tokens", "65,536 rows", "65,536 heads"}
+    rows = {"3 rows": 3, "offsets": 2, "a document a row": 2, "65,536 rows": 65_536}
+    for launch in launches:
+        if launch["kernel"].startswith("_attention") and launch["case"].startswith("attention"):
             call = launch["case"].removeprefix("attention, ")
-            heads = 2 if launch["kernel"] == "_attention_key_gradient" else 4
-            tiles, *rest = launch["grid"]
-            assert rest == [heads, {"3 rows": 3, "offsets": 2}.get(call, 1)], launch
+            heads = {"65,536 heads": 65_536}.get(call, 4)
+            if launch["kernel"] == "_attention_key_gradient":
+                heads //= 2
+            programs, *rest = launch["grid"]
+            assert rest == [1, 1], launch
+            tiles, remainder = divmod(programs, heads * rows.get(call, 1))
+            assert remainder == 0, launch
             assert (tiles == 1) == (call in one_tile), launch
 
 
@@ -109,11 +130,13 @@ def test_tensor_maps(launches):
     """Two a kernel, where the GPU has them and the tensors of the loop allow it."""
     for launch in launches:
         case, of_keys = launch["case"], launch["kernel"] == "_attention_key_gradient"
-        by_pointers = case.endswith("head dim 20") or (
-            of_keys and ("documents" in case or case.endswith("expanded gradient"))
-        )
+        expanded = of_keys and case.endswith("expanded gradient")
+        by_pointers = case.endswith("head dim 20") or expanded
         described = launch["arch"] in WITH_TENSOR_MAPS and not by_pointers
+        if launch["kernel"] == "_attention_split":
+            described &= not case.endswith(("float32", "window and softcap", "window in positions"))
         attends = launch["kernel"].startswith("_attention")
+        attends &= launch["kernel"] != "_attention_merge"
         assert launch["tensor_maps"] == (2 if attends and described else 0), launch
 
 
@@ -129,8 +152,6 @@ def test_tensor_maps(launches):
             "copy, shared memory unseen",
             "131080 bytes of shared memory exceed the function's 101376",
         ),
-        ("attention, rows", "_attention_forward: the grid (1, 4, 65536) is not in"),
-        ("attention, heads", "_attention_forward: the grid (1, 65536, 1) is not in"),
     ],
 )
 def test_what_no_driver_launches_is_a_fault(refused, case, reason):
