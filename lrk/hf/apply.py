@@ -11,31 +11,35 @@ from typing import Any
 from torch import nn
 
 from lrk.hf.architectures import architecture_of_type
+from lrk.hf.backends import attention_name, check_attention
 from lrk.hf.patch import patch
 
 _stock_inits: dict[type[nn.Module], Callable[..., None]] = {}
 
 
 def apply_lrk_to_llama(
-    rope: bool = True, attention: bool = True, cross_entropy: bool = True
+    rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
 ) -> None:
     """Patch every Llama model of transformers that is made from now on.
 
     The arguments are those of `lrk.patch`; those of the last call hold. A base model is patched
     too, under whatever head. Making a model raises what `lrk.patch` would.
+
+    Raises:
+        ValueError: for an attention that is not known or not installed.
     """
     _apply("llama", rope=rope, attention=attention, cross_entropy=cross_entropy)
 
 
 def apply_lrk_to_mistral(
-    rope: bool = True, attention: bool = True, cross_entropy: bool = True
+    rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
 ) -> None:
     """Patch every Mistral model that is made from now on; see `apply_lrk_to_llama`."""
     _apply("mistral", rope=rope, attention=attention, cross_entropy=cross_entropy)
 
 
 def apply_lrk_to_qwen2(
-    rope: bool = True, attention: bool = True, cross_entropy: bool = True
+    rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
 ) -> None:
     """Patch every Qwen2 model that is made from now on; see `apply_lrk_to_llama`."""
     _apply("qwen2", rope=rope, attention=attention, cross_entropy=cross_entropy)
@@ -48,14 +52,15 @@ def revert_lrk() -> None:
         kind.__init__ = init  # type: ignore[method-assign]
 
 
-def _apply(model_type: str, **parts: bool) -> None:
+def _apply(model_type: str, **parts: bool | str) -> None:
+    check_attention(attention_name(parts["attention"]))
     stock = architecture_of_type(model_type)
     for kind in (stock.base_model, stock.causal_lm):
         init = _stock_inits.setdefault(kind, kind.__init__)
         kind.__init__ = _patching(init, parts)  # type: ignore[method-assign]
 
 
-def _patching(init: Callable[..., None], parts: dict[str, bool]) -> Callable[..., None]:
+def _patching(init: Callable[..., None], parts: dict[str, Any]) -> Callable[..., None]:
     @functools.wraps(init)
     def patching_init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)

@@ -11,7 +11,7 @@ reaches it is obeyed, or known to say nothing of who sees whom, or refused.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -44,11 +44,60 @@ _SEEN = "_lrk_seen_at_version"
 _logger = logging.get_logger(__name__)
 
 
+class Asked(NamedTuple):
+    """What a model asks of an attention, once all that cannot be answered is refused."""
+
+    causal: bool
+    cu_seqlens: Tensor | None
+    """(N + 1,) ends of the queries' documents; None where each row is one, aligned at its end."""
+    cu_seqlens_k: Tensor | None
+    window: int | None
+    window_position_ids: Tensor | None
+    """(B or 1, Sk) positions that the window counts; None counts keys."""
+    scale: float
+    softcap: float | None
+
+
 def lrk_attention(
     module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    attention_mask: Tensor | None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of the backend; the signature is transformers'.
+
+    Args:
+        query: (B, Hq, Sq, D); key, value: (B, Hk, Sk, D).
+        attention_mask, arguments: as in `understood`.
+
+    Returns:
+        (B, Sq, Hq, D) output and None: the weights are never formed.
+
+    Raises:
+        ValueError: as `understood` does.
+    """
+    asked = understood(module, query, key, attention_mask, **arguments)
+    output = attention(
+        query,
+        key,
+        value,
+        causal=asked.causal,
+        cu_seqlens=asked.cu_seqlens,
+        cu_seqlens_k=asked.cu_seqlens_k,
+        window=asked.window,
+        window_position_ids=asked.window_position_ids,
+        scale=asked.scale,
+        softcap=asked.softcap,
+    )
+    return cast(Tensor, output).transpose(1, 2), None
+
+
+def understood(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
@@ -62,12 +111,12 @@ def lrk_attention(
     attention_temperature: float = 1.0,
     output_attentions: bool | None = False,
     positions_are_checked: bool = False,
-    **kwargs,
-) -> tuple[Tensor, None]:
-    """Attention function of the backend; the signature is transformers'.
+    **kwargs: Any,
+) -> Asked:
+    """What the arguments that transformers hands to an attention function ask for.
 
     Args:
-        query: (B, Hq, Sq, D); key, value: (B, Hk, Sk, D).
+        query: (B, Hq, Sq, D); key: (B, Hk, Sk, D).
         attention_mask: what `document_boundaries` returned for this forward pass, or None.
         cu_seq_lens_q: (N + 1,) boundaries of packed documents over the flattened B * Sq tokens.
         attention_temperature: positive; the scores are divided by it before the softmax. Above 1 a
@@ -76,9 +125,6 @@ def lrk_attention(
             again inside a row, which is looked at unless `positions_are_checked`.
         seq_idx: the documents of packed tokens once more; it needs `cu_seq_lens_q` beside it.
         kwargs: what models hand through to every attention.
-
-    Returns:
-        (B, Sq, Hq, D) output and None: the weights are never formed.
 
     Raises:
         ValueError: for dropout, for a mask that the backend did not make, for padding and packed
@@ -105,15 +151,11 @@ def lrk_attention(
         _check_window(module, key.shape[2])
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    causal = module.is_causal if is_causal is None else is_causal
     # A window counts positions, so that a model trained on skipped positions sees what it will see
     # at full length. A cache holds keys without their positions, but those do not skip.
     whole = position_ids is not None and position_ids.shape[-1] == key.shape[2]
-    output = attention(
-        query,
-        key,
-        value,
-        causal=causal,
+    return Asked(
+        causal=module.is_causal if is_causal is None else is_causal,
         cu_seqlens=cu_seq_lens_q,
         cu_seqlens_k=cu_seq_lens_k,
         window=sliding_window,
@@ -121,7 +163,15 @@ def lrk_attention(
         scale=scaling / attention_temperature,
         softcap=softcap,
     )
-    return cast(Tensor, output).transpose(1, 2), None
+
+
+def a_document_a_row(cu_seqlens: Tensor | None, batch: int) -> bool:
+    """Whether each of `batch` rows is one document.
+
+    No document lies across two rows and none of the rows is empty, so it is enough to count them,
+    which needs no synchronisation with the device.
+    """
+    return cu_seqlens is None or cu_seqlens.shape[0] == batch + 1
 
 
 def check_arguments(kwargs: Mapping[str, Any], known: Collection[str] = ()) -> None:
@@ -137,6 +187,20 @@ def check_arguments(kwargs: Mapping[str, Any], known: Collection[str] = ()) -> N
         raise ValueError(
             f"{', '.join(unknown)} reached the lrk attention, which does not know it: leave it out "
             "of the call, or use another attn_implementation where the model itself adds it"
+        )
+
+
+def check_patched(name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where another's attention would run without the checks of positions.
+
+    Args:
+        name: what `lrk.patch` knows the attention by.
+        arguments: what reached its function.
+    """
+    if not arguments.get("positions_are_checked"):
+        raise ValueError(
+            f"the model is not patched, and attention {name!r} counts windows in tokens: use "
+            f"lrk.patch(model, attention={name!r})"
         )
 
 
@@ -222,14 +286,20 @@ def document_boundaries(
         transformers passes a four-dimensional tensor through unchanged wherever it takes a mask.
 
     Raises:
-        ValueError: for padding inside a row, and for a mask function that says anything else.
+        ValueError: for padding inside a row, for a padding mask of another shape than the tokens,
+            and for a mask function that says anything else.
     """
     if use_vmap:
         raise ValueError("custom mask functions are not supported by the lrk attention")
     check_mask_function(mask_function)
     if is_bidirectional(mask_function):
+        check_padding(attention_mask, batch_size, kv_length, kv_length)
         return _padded_keys(batch_size, q_length, attention_mask)
     end = q_offset + q_length
+    if isinstance(end, int):
+        check_padding(attention_mask, batch_size, end, end)
+    else:  # Of a static cache only the device knows how much of it is filled.
+        check_padding(attention_mask, batch_size, q_length, kv_offset + kv_length)
     if attention_mask is None:
         if isinstance(end, int) and end == kv_offset + kv_length:
             return None
@@ -247,6 +317,22 @@ def document_boundaries(
             _boundaries(first, last, kv_offset, kv_length, padding_document=1),
         ]
     ).to(torch.int32)[None, None]
+
+
+def check_padding(
+    attention_mask: Tensor | None, batch_size: int, least: int, most: int | None = None
+) -> None:
+    """Raise `ValueError` if a padding mask is not (batch_size, least to most)."""
+    if attention_mask is None:
+        return
+    rows, length = attention_mask.shape
+    if rows != batch_size or length < least or (most is not None and length > most):
+        allowed = f"{least} or more" if most is None else f"{least} to {most}"
+        allowed = str(least) if least == most else allowed
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; it must be ({batch_size}, "
+            f"{allowed}): a column for each token, those in the cache included"
+        )
 
 
 def _padded_keys(batch_size: int, q_length: int, attention_mask: Tensor | None) -> Tensor | None:

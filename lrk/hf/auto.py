@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
 from lrk.hf.architectures import architecture_of, check_attention_dropout
+from lrk.hf.backends import attention_name, check_attention
 from lrk.hf.patch import check_release, patch
 
 # What decides where a config is read from, of the arguments of `from_pretrained`.
@@ -30,7 +31,7 @@ class AutoLrkModelForCausalLM:
         pretrained_model_name_or_path: str | Path,
         *args: Any,
         rope: bool = True,
-        attention: bool = True,
+        attention: bool | str = True,
         cross_entropy: bool = True,
         **kwargs: Any,
     ) -> Any:
@@ -44,7 +45,7 @@ class AutoLrkModelForCausalLM:
             The model; with `output_loading_info=True` a pair of the model and the info.
 
         Raises:
-            ValueError: as `lrk.patch` does for the model's type, its attention dropout and the
+            ValueError: as `lrk.patch` does for the model's type, the attention, its dropout and the
                 release of transformers, before any weights are read.
         """
         name = str(pretrained_model_name_or_path)
@@ -58,7 +59,7 @@ class AutoLrkModelForCausalLM:
     def from_config(
         config: PretrainedConfig,
         rope: bool = True,
-        attention: bool = True,
+        attention: bool | str = True,
         cross_entropy: bool = True,
         **kwargs: Any,
     ) -> PreTrainedModel:
@@ -76,10 +77,12 @@ class AutoLrkModelForCausalLM:
         return patch(model, rope=rope, attention=attention, cross_entropy=cross_entropy)
 
 
-def _check(config: PretrainedConfig, subject: str, attention: bool) -> None:
+def _check(config: PretrainedConfig, subject: str, attention: bool | str) -> None:
+    name = attention_name(attention)
     architecture_of(config, subject)
     check_release(config.model_type)
-    if attention:
+    check_attention(name)
+    if name is not None:
         check_attention_dropout(config)
 
 

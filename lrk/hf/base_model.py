@@ -2,8 +2,8 @@
 
 transformers' own attention backends take a position that is not its neighbour plus one for the
 start of a packed document, and hide everything before it. The loss of such a run looks normal, and
-nothing long-range is trained. So skips are refused there, and lrk's backend in turn refuses
-positions that start again: its documents are explicit.
+nothing long-range is trained. So skips are refused there, and lrk's backends in turn refuse
+positions that start again: their documents are explicit.
 """
 
 from typing import Any
@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
-from lrk.hf.attention import BACKEND, POSITIONS_RESTART, real_tokens
+from lrk.hf import flash_attention
+from lrk.hf.attention import (
+    BACKEND,
+    POSITIONS_RESTART,
+    a_document_a_row,
+    check_padding,
+    real_tokens,
+)
+from lrk.hf.backends import OURS, name_of
 from lrk.hf.cache_name import either_cache_name, named_cache
 
 
@@ -37,11 +45,11 @@ class LrkBaseModel:
         Raises:
             ValueError: also for an `attention_temperature` that the backend would ignore.
         """
-        if "attention_temperature" in kwargs and self.config._attn_implementation != BACKEND:
+        backend = self.config._attn_implementation
+        if "attention_temperature" in kwargs and backend not in OURS:
             raise ValueError(
                 f"attention_temperature is {kwargs['attention_temperature']}, which the attention "
-                f"implementation {self.config._attn_implementation!r} ignores: use "
-                "lrk.patch(model, attention=True)"
+                f"implementation {backend!r} ignores: use lrk.patch(model, attention=True)"
             )
         tokens = inputs_embeds if input_ids is None else input_ids
         if position_ids is not None and tokens is not None:
@@ -52,12 +60,15 @@ class LrkBaseModel:
             position_ids = checked_positions(
                 position_ids,
                 (tokens.shape[0], tokens.shape[1]),
-                self.config._attn_implementation,
+                backend,
                 mask,
                 kwargs.get("cu_seq_lens_q"),
+                getattr(self.config, "sliding_window", None),
             )
-        if self.config._attn_implementation == BACKEND:
+        if backend in OURS:
             kwargs["positions_are_checked"] = True
+        if backend in flash_attention.BACKENDS.values() and tokens is not None:
+            kwargs |= _longest_documents(tokens.shape[0], **kwargs)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -69,12 +80,39 @@ class LrkBaseModel:
         )
 
 
+def _longest_documents(
+    batch: int,
+    cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    **kwargs: Any,
+) -> dict[str, int]:
+    """Tokens of the longest document, as FlashAttention asks for, where nobody says it.
+
+    Once a forward pass and not in every layer, since it is a synchronisation with the device. A
+    graph has none: there the length of a row is bound enough.
+    """
+    if (
+        cu_seq_lens_q is None
+        or a_document_a_row(cu_seq_lens_q, batch)
+        or torch.compiler.is_compiling()
+    ):
+        return {}
+    ends_k = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+    if max_length_q is None or max_length_k is None:
+        longest = torch.stack([cu_seq_lens_q.diff().max(), ends_k.diff().max()]).tolist()
+        max_length_q, max_length_k = longest
+    return {"max_length_q": int(max_length_q), "max_length_k": int(max_length_k)}
+
+
 def checked_positions(
     position_ids: Tensor,
     shape: tuple[int, int],
     backend: str,
     attention_mask: Tensor | None = None,
     cu_seq_lens: Tensor | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """The positions, or `ValueError` if the attention backend would misunderstand them.
 
@@ -85,6 +123,7 @@ def checked_positions(
         attention_mask: (B, at least S) padding mask, of which the last S columns are the tokens; or
             what the backend made of it; or None.
         cu_seq_lens: (N + 1,) boundaries of packed documents over the flattened tokens, or None.
+        window: of the model, which lrk's own attention counts in positions and others' in tokens.
 
     Costs one synchronisation with the device, except where one token a row is generated. A
     compiled model checks in every forward pass too: the check is an operation of its graph.
@@ -101,9 +140,11 @@ def checked_positions(
         )
     if position_ids.is_floating_point():
         raise ValueError(f"position_ids has dtype {position_ids.dtype}; it must be an integer type")
+    if attention_mask is not None and attention_mask.ndim == 2:
+        check_padding(attention_mask, batch, length)
     if length <= 1:
         return position_ids
-    return _checked_positions(position_ids, batch, backend, attention_mask, cu_seq_lens)
+    return _checked_positions(position_ids, batch, backend, attention_mask, cu_seq_lens, window)
 
 
 @torch.library.custom_op(
@@ -115,6 +156,7 @@ def _checked_positions(
     backend: str,
     attention_mask: Tensor | None,
     cu_seq_lens: Tensor | None,
+    window: int | None,
 ) -> Tensor:
     """A copy, which whatever is traced must use: so the check cannot be dropped from a graph."""
     shape = (batch, position_ids.shape[1])
@@ -123,13 +165,32 @@ def _checked_positions(
     negative = (position_ids < 0).any()
     skips = ((steps > 1) & inside).any()
     restarts = ((steps < 1) & inside).any()
-    negative, skips, restarts = torch.stack([negative, skips, restarts]).tolist()
+    across_rows = window_skips = torch.zeros_like(skips)
+    if backend in OURS and cu_seq_lens is not None:
+        rows = shape[1] * torch.arange(batch, device=cu_seq_lens.device)
+        across_rows = ~torch.isin(rows, cu_seq_lens).all()
+    if backend in OURS and backend != BACKEND and window is not None:
+        window_skips = _windows_differ(position_ids.expand(batch, -1), inside, window)
+    negative, skips, restarts, across_rows, window_skips = torch.stack(
+        [negative, skips, restarts, across_rows.to(skips.device), window_skips]
+    ).tolist()
     if negative:
         raise ValueError(f"position_ids has a negative entry, {int(position_ids.min())}")
-    if backend == BACKEND and restarts:
+    if backend in OURS and restarts:
         raise ValueError(POSITIONS_RESTART)
+    if across_rows:
+        raise ValueError(
+            f"cu_seq_lens_q has a document across two rows of {shape[1]} tokens; a row ends where "
+            "a document does"
+        )
+    if window_skips:
+        raise ValueError(
+            f"position_ids skip by more than the model's sliding window of {window} leaves room "
+            f"for, and attention {name_of(backend)!r} counts it in tokens: use attention='lrk', "
+            "which counts positions"
+        )
     has_explicit_documents = backend.startswith("flash_attention") and cu_seq_lens is not None
-    if backend != BACKEND and skips and not has_explicit_documents:
+    if backend not in OURS and skips and not has_explicit_documents:
         raise ValueError(
             f"position_ids skip, and the attention implementation {backend!r} takes every skip for "
             "the start of another document, so that nothing long-range is learnt: use "
@@ -141,6 +202,22 @@ def _checked_positions(
 @_checked_positions.register_fake
 def _(position_ids: Tensor, *_: object) -> Tensor:
     return torch.empty_like(position_ids)
+
+
+def _windows_differ(position_ids: Tensor, inside: Tensor, window: int) -> Tensor:
+    """() bool: whether a window of positions hides a token that one of tokens shows.
+
+    Positions rise by at least 1 a token, so a query's farthest token in a window of tokens, or its
+    document's first, is the first to be hidden.
+
+    Args:
+        position_ids: (B, S). inside: (B, S - 1), of `_inside_documents`.
+    """
+    index = torch.arange(position_ids.shape[1], device=position_ids.device)
+    starts = torch.nn.functional.pad(~inside, (1, 0), value=True)
+    first = torch.where(starts, index, 0).cummax(dim=1).values
+    farthest = torch.maximum(first, index - (window - 1))
+    return (position_ids - position_ids.gather(1, farthest) >= window).any()
 
 
 def _inside_documents(

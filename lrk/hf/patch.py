@@ -18,7 +18,7 @@ from lrk.hf.architectures import (
     architecture_of_type,
     check_attention_dropout,
 )
-from lrk.hf.attention import BACKEND
+from lrk.hf.backends import BACKENDS, attention_name, check_attention
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def patch(
     model: Model,
     rope: bool = True,
-    attention: bool = True,
+    attention: bool | str = True,
     cross_entropy: bool = True,
     tile_tokens: int = 0,
 ) -> Model:
@@ -41,8 +41,10 @@ def patch(
     Args:
         model: a Llama, Mistral or Qwen2 model of transformers, or a peft model around one.
         rope: rotate at exact angles from raw positions.
-        attention: attend with the backend `"lrk"`, whose documents are explicit. Without it,
-            skipped positions are refused.
+        attention: who attends, with documents that are explicit: True or "lrk" for lrk; or by name
+            transformers' integration of "sdpa", "flash_attention_2", "flash_attention_3" or
+            "flash_attention_4", which refuses what it cannot do (docs/attention.md). False leaves
+            transformers' own backend, where skipped positions are refused.
         cross_entropy: compute the loss without logits; `output.logits` is then None where labels
             are given, unless the caller passes `output_logits=True`.
         tile_tokens: compute norms and MLPs in tiles of so many tokens, and their inside again in
@@ -52,16 +54,19 @@ def patch(
         `model` itself.
 
     Raises:
-        ValueError: for a model type that is not supported, attention dropout, modules whose
-            `forward` is not the stock one, a transformers whose modules take other arguments than
-            lrk knows, or negative `tile_tokens`.
+        ValueError: for a model type that is not supported, an attention that is not known or not
+            installed, attention dropout, modules whose `forward` is not the stock one, a
+            transformers whose modules take other arguments than lrk knows, or negative
+            `tile_tokens`.
     """
+    name = attention_name(attention)
     if tile_tokens < 0:
         raise ValueError(f"tile_tokens is {tile_tokens}; it must be 0 or positive")
     config: Any = getattr(model, "config", None)
     stock = architecture_of(config, f"model is a {type(model).__name__}")
-    if attention:
+    if name is not None:
         check_attention_dropout(config)
+    check_attention(name)
     mixins = _mixins_for(stock, rope, cross_entropy, tile_tokens > 0)
     check_signatures(mixins)
     classes = _classes_for(model, stock, mixins)
@@ -72,9 +77,9 @@ def patch(
             module._lrk_tile_tokens = tile_tokens
         if isinstance(module, LrkRotaryEmbedding):
             module.prepare()
-        if attention and isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
+        if name and isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
             module._lrk_stock_attention = module.config._attn_implementation
-            module.set_attn_implementation(BACKEND)
+            module.set_attn_implementation(BACKENDS[name])
     return model
 
 
@@ -96,7 +101,7 @@ def unpatch(model: Model) -> Model:
 def patched(
     model: Model,
     rope: bool = True,
-    attention: bool = True,
+    attention: bool | str = True,
     cross_entropy: bool = True,
     tile_tokens: int = 0,
 ) -> Iterator[Model]:

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from lrk.hf.attention import BACKEND
+from lrk.hf.backends import OURS
 from lrk.hf.groups import group_layers
 from lrk.memory.offload import HostCopies
 
@@ -51,8 +52,8 @@ def enable(
         layers_per_checkpoint: layers from one checkpoint to the next.
 
     Raises:
-        ValueError: for `keep_attention` or several `layers_per_checkpoint` where the attention is
-            not lrk's.
+        ValueError: for `keep_attention` where the attention is not lrk's, and for several
+            `layers_per_checkpoint` where it is not one of those of `lrk.patch`.
     """
     backend = model.config._attn_implementation
     if keep_attention and backend != BACKEND:
@@ -62,7 +63,7 @@ def enable(
         )
     if layers_per_checkpoint < 1:
         raise ValueError(f"layers_per_checkpoint is {layers_per_checkpoint}; it must be at least 1")
-    if layers_per_checkpoint > 1 and backend != BACKEND:
+    if layers_per_checkpoint > 1 and backend not in OURS:
         raise ValueError(
             f"layers_per_checkpoint is {layers_per_checkpoint} with the attention implementation "
             f"{backend!r}, whose masks may differ from layer to layer: use lrk.patch(model, "

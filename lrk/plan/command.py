@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from lrk.hf.backends import BACKENDS
 from lrk.plan.chart import draw_comparison, draw_plan
 from lrk.plan.configs import MODELS, load_config
 from lrk.plan.gpus import GPUS
@@ -42,6 +43,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--compare", action="store_true", help="stock transformers and Liger's way beside lrk")
     add("--batch", type=int, default=1, help="samples of a forward pass")
     add("--implementation", choices=tuple(IMPLEMENTATIONS), default="lrk")
+    add("--attention", choices=tuple(BACKENDS), default="lrk", help="whose attention lrk runs")
     add("--dtype", choices=DTYPES, default="bfloat16", help="of the weights")
     add("--bf16", action="store_true", help="bf16 autocast")
     add(
@@ -106,6 +108,7 @@ def _run(arguments: argparse.Namespace) -> None:
         for implementation in IMPLEMENTATIONS:
             if implementation not in plans:
                 without: dict[str, Any] = {
+                    "attention": "lrk",
                     "keep_attention": False,
                     "tile_tokens": 0,
                     "layers_per_checkpoint": 1,
@@ -137,9 +140,11 @@ def description(
 ) -> str:
     """A plan in words, for a terminal."""
     settings = plan.settings
+    whose = "" if settings.attention == "lrk" else f" with {settings.attention}"
     lines = [
-        f"{plan.model}, {settings.length:,} tokens x {settings.batch}, {settings.implementation}, "
-        f"{settings.dtype}, {_adapters(settings)}{settings.optim}, traced without a GPU",
+        f"{plan.model}, {settings.length:,} tokens x {settings.batch}, "
+        f"{settings.implementation}{whose}, {settings.dtype}, "
+        f"{_adapters(settings)}{settings.optim}, traced without a GPU",
         "",
         f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
     ]

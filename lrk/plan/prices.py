@@ -13,6 +13,8 @@ from lrk.plan.ledger import TEMPORARY, Workspace
 from lrk.plan.workspace import (
     Device,
     attention_workspace,
+    divergence_workspace,
+    flash_attention_backward_workspace,
     loss_workspace,
     rope_workspace,
     sdpa_backward_workspace,
@@ -48,8 +50,11 @@ def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any],
         "lrk::attention_backward": _attention_backward,
         "lrk::rope": _rope,
         "lrk::linear_cross_entropy_total": _loss,
+        "lrk::linear_kl_total": _divergence,
         "aten::_scaled_dot_product_flash_attention_for_cpu": _sdpa,
         "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _sdpa_backward,
+        "lrk_plan::flash_attention": _flash_attention,
+        "lrk_plan::flash_attention_backward": _flash_attention_backward,
         "bitsandbytes::gemm_4bit": _product_of_4_bits,
     }
 
@@ -106,6 +111,18 @@ def _sdpa_backward(device: Device, *args: Any) -> Priced:
     return sdpa_backward_workspace(device, q, k), _attention_flops(q, k, causal, None, 5)
 
 
+def _flash_attention(
+    device: Device, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, _: int
+) -> Priced:
+    return None, _attention_flops(q.transpose(1, 2), k.transpose(1, 2), causal, window, 2)
+
+
+def _flash_attention_backward(device: Device, *args: Any) -> Priced:
+    _, q, k, _, _, _, causal, window, version = args
+    flops = _attention_flops(q.transpose(1, 2), k.transpose(1, 2), causal, window, 5)
+    return flash_attention_backward_workspace(q, k, version), flops
+
+
 def _rope(
     device: Device, q: Tensor, k: Tensor, _: Tensor, increments: Tensor, *rest: Any
 ) -> Priced:
@@ -116,6 +133,18 @@ def _loss(device: Device, hidden: Tensor, weight: Tensor, *rest: Any) -> Priced:
     *_, chunk_tokens, compute_dtype, needs = rest
     workspace = loss_workspace(device, hidden, weight, compute_dtype, chunk_tokens, needs)
     return workspace, 2 * hidden.numel() * weight.shape[0] * (1 + needs[0] + needs[1])
+
+
+def _divergence(device: Device, hidden: Tensor, weight: Tensor, *rest: Any) -> Priced:
+    teacher_hidden, teacher_weight = rest[3:5]
+    *_, chunk_tokens, teacher_dtype, compute_dtype, needs = rest
+    workspace = divergence_workspace(
+        device, hidden, weight, teacher_hidden, teacher_weight, chunk_tokens, teacher_dtype,
+        compute_dtype, needs,
+    )  # fmt: skip
+    vocab = weight.shape[0]
+    student = 2 * hidden.numel() * vocab * (1 + needs[0] + needs[1])
+    return workspace, student + 2 * teacher_hidden.numel() * vocab
 
 
 def _product_of_4_bits(

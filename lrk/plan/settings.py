@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, fields
 
+from lrk.hf.backends import BACKENDS
+from lrk.hf.backends import LRK as LRK_ATTENTION
+from lrk.hf.flash_attention import PACKAGES as FLASH_ATTENTIONS
 from lrk.plan.gpus import GPUS
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -28,6 +31,7 @@ class Settings:
         batch: samples of a forward pass.
         implementation: `lrk`; `stock`; or `liger-style`, lrk's loss and RoPE with PyTorch's
             attention.
+        attention: whose attention `lrk` runs, as `lrk.patch` names it.
         dtype: of the weights.
         bf16: bf16 autocast, as transformers' flag.
         activation_checkpointing: of every layer, transformers' own.
@@ -52,6 +56,7 @@ class Settings:
     length: int
     batch: int = 1
     implementation: str = LRK
+    attention: str = LRK_ATTENTION
     dtype: str = "bfloat16"
     bf16: bool = False
     activation_checkpointing: bool = True
@@ -80,6 +85,7 @@ class Settings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name, allowed in (
             ("implementation", tuple(IMPLEMENTATIONS)),
+            ("attention", tuple(BACKENDS)),
             ("dtype", DTYPES),
             ("optim", OPTIMIZERS),
             ("gpu", (*GPUS, "cpu")),
@@ -92,11 +98,18 @@ class Settings:
     def _check_techniques(self) -> None:
         checkpoints = self.activation_checkpointing
         defaults = {field.name: field.default for field in fields(self)}
+        halves = self.dtype != "float32" or self.bf16
         for name, is_possible, needed in (
+            ("attention", self.implementation == LRK, f"implementation {LRK!r}"),
+            (
+                "attention",
+                self.attention not in FLASH_ATTENTIONS or (self.gpu != "cpu" and halves),
+                "a GPU, and dtype bfloat16 or float16 or bf16 autocast",
+            ),
             (
                 "keep_attention",
-                checkpoints and self.implementation == LRK,
-                f"activation_checkpointing and implementation {LRK!r}",
+                checkpoints and self.implementation == LRK and self.attention == LRK_ATTENTION,
+                f"activation_checkpointing, implementation {LRK!r} and attention {LRK_ATTENTION!r}",
             ),
             (
                 "layers_per_checkpoint",

@@ -7,6 +7,7 @@ costs no memory.
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,13 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedCon
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lrk.hf import patch
+from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.groups import layer_groups
 from lrk.memory import checkpointing
 from lrk.memory.host_optimizer import HostOptimizer
 from lrk.memory.offload import HostCopies
 from lrk.memory.step_in_backward import StepInBackward
+from lrk.plan import flash_attention
 from lrk.plan.four_bits import is_in_4_bits, put_in_4_bits, quantise, scales_of
 from lrk.plan.ledger import (
     BACKWARD,
@@ -51,6 +54,7 @@ GPU_GRANULARITY = 512
 # fake ones and would make it. A backend without a mask function never has one.
 UNMASKED_SDPA = "lrk_plan_unmasked_sdpa"
 AttentionInterface.register(UNMASKED_SDPA, sdpa_attention_forward)
+_TRACED_ATTENTION = {"sdpa": UNMASKED_SDPA, **flash_attention.BACKENDS}
 
 
 class Trace(NamedTuple):
@@ -73,9 +77,12 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
     # The frequencies stay real: they are made from numbers, and are small.
     materialise_buffers(model)
     on_host = SAVED if device.kind == "cpu" else HOST
-    patch_as(model, settings, _CountedCopies(ledger, on_host))
-    if settings.implementation != LRK:
-        causal_lm_of(model).set_attn_implementation(UNMASKED_SDPA)
+    # No package need be installed where a step is only planned.
+    as_installed = replace(settings, attention=LRK_ATTENTION)
+    patch_as(model, as_installed, _CountedCopies(ledger, on_host))
+    attention = settings.attention if settings.implementation == LRK else "sdpa"
+    if attention in _TRACED_ATTENTION:
+        causal_lm_of(model).set_attn_implementation(_TRACED_ATTENTION[attention])
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise_parameters(model)
         run_step(model, settings, ledger)
@@ -130,7 +137,9 @@ def patch_as(model: nn.Module, settings: Settings, copies: HostCopies) -> None:
     Args:
         copies: for activations that are offloaded, if they are.
     """
-    kernels = IMPLEMENTATIONS[settings.implementation]
+    kernels: dict[str, Any] = dict(IMPLEMENTATIONS[settings.implementation])
+    if settings.implementation == LRK:
+        kernels["attention"] = settings.attention
     if any(kernels.values()) or settings.tile_tokens:
         patch(model, **kernels, tile_tokens=settings.tile_tokens)
     if settings.activation_checkpointing:

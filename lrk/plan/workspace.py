@@ -16,12 +16,14 @@ from lrk.kernels.attention import cpu as attention_on_cpu
 from lrk.kernels.attention.mask import Mask
 from lrk.kernels.cross_entropy.chunks import (
     ROW_ALIGNMENT,
+    ChunkSizes,
     Kept,
     Pull,
-    chunk_size,
+    chunk_sizes,
     run,
     sum_dtype,
 )
+from lrk.kernels.cross_entropy.kl import divergence
 from lrk.kernels.rope import cpu as rope_on_cpu
 from lrk.plan.ledger import ATTENTION, LOSS, TEMPORARY, Ledger, Workspace
 
@@ -69,11 +71,43 @@ def sdpa_backward_workspace(device: Device, q: Tensor, k: Tensor) -> Workspace |
     if device.kind == "cpu":
         return None
     batch, heads, length, head_dim = q.shape
-    rows = batch * heads * (-(-length // 128) * 128)
-    nbytes = 4 * rows * (-(-head_dim // 32) * 32) + 4 * rows
+    rows = batch * heads * _up_to(length, 128)
+    nbytes = 4 * rows * _up_to(head_dim, 32) + 4 * rows
     if k.shape[1] != heads:
         nbytes += 2 * batch * heads * k.shape[2] * head_dim * k.element_size()
     return Workspace(ATTENTION, nbytes)
+
+
+def flash_attention_backward_workspace(q: Tensor, k: Tensor, version: int) -> Workspace:
+    """Of the backward pass of FlashAttention 2, 3 or 4, which runs on a GPU alone.
+
+    All sum dq in float32 and keep the row sums of dO * O. With grouped heads, 2 has dk and dv of
+    each query head, and 3 and 4 sum those of the key heads in float32; 3 and 4 keep the lse in
+    base 2 as well. Lengths are rounded up to tiles, here of 128. Derived from the packages' source
+    (`mha_bwd` of 2 and 3, `_flash_attn_bwd` of 4), not measured; deterministic sums take more.
+
+    Args:
+        q: (B, Sq, Hq, D); k: (B, Sk, Hk, D).
+    """
+    batch, length, heads, head_dim = q.shape
+    _, k_length, k_heads, _ = k.shape
+    rows = batch * heads * _up_to(length, 128)
+    if version == 3:
+        padded = next((size for size in (64, 96, 128, 192) if head_dim <= size), 256)
+    elif version == 2 and head_dim > 128:
+        padded = _up_to(head_dim, 64)
+    else:
+        padded = _up_to(head_dim, 32)
+    nbytes = 4 * rows * padded + 4 * rows * (1 if version == 2 else 2)
+    if heads != k_heads and version == 2:
+        nbytes += 2 * batch * heads * k_length * head_dim * k.element_size()
+    elif heads != k_heads:
+        nbytes += 2 * 4 * batch * k_heads * _up_to(k_length, 128) * padded
+    return Workspace(ATTENTION, nbytes)
+
+
+def _up_to(size: int, multiple: int) -> int:
+    return -(-size // multiple) * multiple
 
 
 def rope_workspace(device: Device, q: Tensor, k: Tensor, pairs: int) -> Workspace | None:
@@ -105,8 +139,7 @@ def loss_workspace(
     """
     tokens = hidden.numel() // hidden.shape[-1]
     if device.kind == "cuda":
-        autocast = torch.is_autocast_enabled("cpu")
-        dtype = torch.get_autocast_dtype("cpu") if autocast else hidden.dtype
+        dtype = _dtype_on_gpu(hidden)
         return Workspace(
             LOSS, loss_bytes_on_gpu(tokens, hidden, weight, dtype, chunk_tokens, needs)
         )
@@ -115,6 +148,12 @@ def loss_workspace(
         tokens, shape, hidden.dtype, weight.dtype, compute_dtype, chunk_tokens, tuple(needs)
     )
     return Workspace(LOSS, nbytes)
+
+
+def _dtype_on_gpu(hidden: Tensor) -> torch.dtype:
+    """Of the operands of products there, from fake CPU tensors."""
+    autocast = torch.is_autocast_enabled("cpu")
+    return torch.get_autocast_dtype("cpu") if autocast else hidden.dtype
 
 
 def loss_bytes_on_gpu(
@@ -127,32 +166,155 @@ def loss_bytes_on_gpu(
 ) -> int:
     """What `chunks.run` allocates with a GPU's matrix products, which widen as they go.
 
-    For every token lse, nll, two factors, index and label; a chunk's logits and gathered rows; and
-    the product that becomes the gradient of hidden: twice where chunks follow each other, or once
-    beside its rounded copy.
+    For every token lse, nll, two factors, index and label; a chunk's logits, and if they are not
+    replaced by it the gradient of several; the gathered rows of these; and the product that becomes
+    the gradient of hidden, beside its rounded copy.
 
     Args:
         hidden: (..., H). weight: (V, H).
     """
-    vocab, size = weight.shape
     wide = sum_dtype(compute_dtype).itemsize
     count = tokens - 1
-    limit = chunk_tokens or chunk_size(count, vocab, wide, torch.device("cuda"))
-    chunk = min(limit, count)
-    following = min(limit, count - chunk)
-    logits = chunk * (-(-vocab // ROW_ALIGNMENT) * ROW_ALIGNMENT) * wide
-    row, narrow = size * compute_dtype.itemsize, size * hidden.element_size()
-    gathered = narrow if hidden.dtype == compute_dtype else narrow + row
-    product = size * wide if needs[0] else 0
-    rounded = narrow if needs[0] and hidden.element_size() != wide else 0
-    in_chunk = max(
-        chunk * gathered,
-        chunk * (row + product + rounded),
-        chunk * (row + product) + following * gathered,
-        chunk * product + following * (row + product),
+    sizes = _chunk_sizes_on_gpu(count, weight, compute_dtype, chunk_tokens, needs)
+    room = _room_on_gpu(count, weight, compute_dtype, sizes)
+    in_group = min(sizes.gradient, count) * max(
+        _gathered(hidden, compute_dtype), _multiplied(hidden, compute_dtype, needs)
     )
-    converted = 0 if weight.dtype == compute_dtype else vocab * row
-    return count * (4 * wide + 16) + logits + in_chunk + converted
+    return count * (4 * wide + 16) + room + in_group + _converted(weight, compute_dtype)
+
+
+def _chunk_sizes_on_gpu(
+    count: int,
+    weight: Tensor,
+    compute_dtype: torch.dtype,
+    chunk_tokens: int | None,
+    needs: Sequence[bool],
+    matrices: int = 1,
+) -> ChunkSizes:
+    if chunk_tokens is not None:
+        return ChunkSizes(chunk_tokens, chunk_tokens)
+    device = torch.device("cuda")
+    return chunk_sizes(count, weight.shape[0], compute_dtype, device, needs[1], matrices)
+
+
+def _room_on_gpu(
+    count: int,
+    weight: Tensor,
+    compute_dtype: torch.dtype,
+    sizes: ChunkSizes,
+    matrices: int = 1,
+) -> int:
+    """Bytes of a chunk's logits, and of the gradient of several where it is beside them."""
+    row = matrices * min(sizes.logits, count) * sum_dtype(compute_dtype).itemsize
+    if sizes.gradient > sizes.logits:
+        row += min(sizes.gradient, count) * compute_dtype.itemsize
+    return row * _up_to(weight.shape[0], ROW_ALIGNMENT)
+
+
+def _gathered(hidden: Tensor, compute_dtype: torch.dtype) -> int:
+    """Bytes for each token while its hidden state is gathered, and rounded if that is another."""
+    size, narrow = hidden.shape[-1], hidden.element_size()
+    return size * (narrow if hidden.dtype == compute_dtype else narrow + compute_dtype.itemsize)
+
+
+def _multiplied(hidden: Tensor, compute_dtype: torch.dtype, needs: Sequence[bool]) -> int:
+    """Bytes for each token of operand, gradient of hidden, and that in hidden's dtype."""
+    narrow, wide = hidden.element_size(), sum_dtype(compute_dtype).itemsize
+    product = wide + (narrow if narrow != wide else 0) if needs[0] else 0
+    return hidden.shape[-1] * (compute_dtype.itemsize + product)
+
+
+def _converted(weight: Tensor, compute_dtype: torch.dtype) -> int:
+    return 0 if weight.dtype == compute_dtype else weight.numel() * compute_dtype.itemsize
+
+
+def divergence_workspace(
+    device: Device,
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    chunk_tokens: int | None,
+    teacher_dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    needs: Sequence[bool],
+) -> Workspace:
+    """Of the divergence whose gradients are computed in forward, without those gradients.
+
+    As `loss_workspace`, with the dtypes as the operation was told.
+    """
+    if device.kind == "cuda":
+        dtypes = _dtype_on_gpu(hidden), _dtype_on_gpu(teacher_hidden)
+        heads = (hidden, weight), (teacher_hidden, teacher_weight)
+        return Workspace(LOSS, divergence_bytes_on_gpu(*heads, *dtypes, chunk_tokens, needs))
+    tensors = [x.detach() for x in (hidden, weight, teacher_hidden, teacher_weight)]
+    shapes = tuple((tuple(x.shape), x.dtype) for x in tensors)
+    nbytes = _divergence_on_cpu(shapes, teacher_dtype, compute_dtype, chunk_tokens, tuple(needs))
+    return Workspace(LOSS, nbytes)
+
+
+def divergence_bytes_on_gpu(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    compute_dtype: torch.dtype,
+    teacher_dtype: torch.dtype,
+    chunk_tokens: int | None,
+    needs: Sequence[bool],
+) -> int:
+    """What `kl.divergence.run` allocates with a GPU's matrix products, which widen as they go.
+
+    For every token its divergence, factor, index and label; a chunk's logits of both; and as for
+    the loss the gradient of several, gathered rows and the product, beside which are the gathered
+    rows of the teacher's chunk.
+
+    Args:
+        student, teacher: hidden (..., H) and weight (V, H) of each.
+    """
+    (hidden, weight), (teacher_hidden, teacher_weight) = student, teacher
+    count = hidden.numel() // hidden.shape[-1] - 1
+    sizes = _chunk_sizes_on_gpu(count, weight, compute_dtype, chunk_tokens, needs, matrices=2)
+    room = _room_on_gpu(count, weight, compute_dtype, sizes, matrices=2)
+    together, chunk = min(sizes.gradient, count), min(sizes.logits, count)
+    in_group = max(
+        together * _gathered(hidden, compute_dtype),
+        together * hidden.shape[-1] * compute_dtype.itemsize
+        + chunk * _gathered(teacher_hidden, teacher_dtype),
+        together * _multiplied(hidden, compute_dtype, needs),
+    )
+    converted = _converted(weight, compute_dtype) + _converted(teacher_weight, teacher_dtype)
+    return count * (2 * sum_dtype(compute_dtype).itemsize + 16) + room + in_group + converted
+
+
+@functools.lru_cache
+def _divergence_on_cpu(
+    shapes: tuple[tuple[tuple[int, ...], torch.dtype], ...],
+    teacher_dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    chunk_tokens: int | None,
+    needs: tuple[bool, bool, bool],
+) -> int:
+    def compute(*tensors: Tensor) -> Any:
+        hidden, weight, teacher_hidden, teacher_weight = tensors
+        hidden, teacher_hidden = (x.flatten(0, -2) for x in (hidden, teacher_hidden))
+        count = len(hidden) - 1
+        index, labels = (hidden.new_empty(count, dtype=torch.int64) for _ in range(2))
+        _, gradients = divergence.run(
+            lambda *_: None,  # the pass over rows is in place
+            divergence.Head(hidden, weight, None, None),
+            divergence.Head(teacher_hidden, teacher_weight, None, None),
+            Kept(index, labels),
+            1.0,
+            chunk_tokens,
+            compute_dtype,
+            teacher_dtype,
+            hidden.new_ones(count, dtype=sum_dtype(compute_dtype)),
+            needs,
+        )
+        return gradients
+
+    return _beyond_results(
+        compute, lambda: tuple(torch.empty(shape, dtype=dtype) for shape, dtype in shapes)
+    )
 
 
 @functools.lru_cache

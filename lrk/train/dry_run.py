@@ -3,10 +3,12 @@
 import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+from lrk.hf.backends import LRK
 from lrk.plan import Settings, plan
 from lrk.plan.command import description
 from lrk.plan.settings import IMPLEMENTATIONS, OPTIMIZERS
@@ -14,7 +16,7 @@ from lrk.recipe import Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.placement import PlacedSample
 from lrk.train import run_folder
-from lrk.train.arguments import LONGCE, LrkTrainingArguments
+from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
 from lrk.train.longce import short_contexts
 from lrk.train.pretrained import load_config, load_tokenizer, stored_dtype
 from lrk.train.session import load_samples
@@ -205,10 +207,12 @@ def plan_settings(
     arguments: LrkTrainingArguments, config: PretrainedConfig, implementation: str, optim: str
 ) -> Settings:
     """The step of a run, on this kind of device."""
+    attention = arguments.kernels[ATTENTION]
     return Settings(
         length=arguments.train_length,
         batch=arguments.per_device_train_batch_size,
         implementation=implementation,
+        attention=attention if isinstance(attention, str) else LRK,
         dtype=str(stored_dtype(arguments, config)).removeprefix("torch."),
         bf16=bool(arguments.bf16 or arguments.fp16),  # float16 takes as many bytes
         activation_checkpointing=bool(arguments.gradient_checkpointing),
@@ -227,6 +231,7 @@ def plan_settings(
     )
 
 
-def _implementation(kernels: dict[str, bool]) -> str | None:
-    """The planner's name of a choice of kernels, or None."""
-    return next((name for name, parts in IMPLEMENTATIONS.items() if parts == kernels), None)
+def _implementation(kernels: dict[str, Any]) -> str | None:
+    """The planner's name of a choice of kernels, whosever attention it is, or None."""
+    runs = {kernel: bool(choice) for kernel, choice in kernels.items()}
+    return next((name for name, parts in IMPLEMENTATIONS.items() if parts == runs), None)

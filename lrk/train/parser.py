@@ -15,7 +15,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from lrk.train.arguments import KERNELS, LrkTrainingArguments
+from lrk.hf.backends import BACKENDS
+from lrk.train.arguments import ATTENTION, KERNELS, LrkTrainingArguments
 from lrk.train.nearest import did_you_mean
 from lrk.train.presets import preset, preset_names
 
@@ -148,7 +149,9 @@ class _Parser(HfArgumentParser):
         if name == "kernels":
             for kernel in KERNELS:
                 help = f"run the lrk operation {kernel}"
-                action = self.add_argument(f"--kernels.{kernel}", type=string_to_bool, help=help)
+                kind = _text_or_truth if kernel == ATTENTION else string_to_bool
+                help += f", or one of {', '.join(BACKENDS)}" if kernel == ATTENTION else ""
+                action = self.add_argument(f"--kernels.{kernel}", type=kind, help=help)
             return action
         if not names[0].startswith("--"):
             return super().add_argument(*names, **options)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from lrk import atomic
 from lrk.env import environment
 from lrk.hf import patch
+from lrk.hf.backends import attention_name, check_attention
 from lrk.recipe import (
     Samples,
     SampleStream,
@@ -53,6 +54,7 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
         ValueError: in one sentence, for anything that the arguments get wrong.
     """
     run_folder.check(arguments)
+    check_attention(attention_name(arguments.kernels["attention"]))
     config = load_config(arguments)
     tokenizer = load_tokenizer(arguments, config)
     samples, evaluation = load_samples(arguments, tokenizer)

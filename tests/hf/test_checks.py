@@ -13,8 +13,9 @@ BOUNDARIES = torch.tensor([0, 4, 8], dtype=torch.int32)
 @pytest.mark.parametrize("mask", [None, MASK])
 @pytest.mark.parametrize("boundaries", [None, BOUNDARIES])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_opcheck_of_positions(mask, boundaries, dtype):
-    arguments = (POSITIONS.to(dtype), 2, "lrk", mask, boundaries)
+@pytest.mark.parametrize(("backend", "window"), [("lrk", None), ("lrk_fa2", 31)])
+def test_opcheck_of_positions(mask, boundaries, dtype, backend, window):
+    arguments = (POSITIONS.to(dtype), 2, backend, mask, boundaries, window)
     torch.library.opcheck(torch.ops.lrk.checked_positions.default, arguments)
 
 

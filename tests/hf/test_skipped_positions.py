@@ -1,9 +1,12 @@
 """Positions that skip: transformers hides what is before a skip, lrk does not (and refuses to)."""
 
+import re
+
 import pytest
 import torch
 
 import lrk
+from lrk.hf.cache_name import cache_of, named_cache
 
 # Segments of four tokens at 0, 50 and 90; the second document starts at token 8 of row 1.
 SKIPPED = torch.tensor([[0, 1, 2, 3, 50, 51, 52, 53, 90, 91, 92, 93]])
@@ -148,3 +151,28 @@ def test_padding_inside_a_row_and_padded_documents_are_refused(llama):
         llama(INPUT_IDS, attention_mask=mask, cu_seq_lens_q=boundaries, cu_seq_lens_k=boundaries)
     with pytest.raises(ValueError, match=r"the lrk attention takes a .batch, length. padding mask"):
         llama(INPUT_IDS, attention_mask=torch.ones(1, 1, 12, 12))
+
+
+@pytest.mark.parametrize("patched", [False, True])
+@pytest.mark.parametrize("positions", [None, torch.arange(8)[None]])
+@pytest.mark.parametrize("rows_columns", [(2, 12), (2, 7), (3, 8), (1, 8)])
+def test_a_padding_mask_has_a_row_and_a_column_for_each_token(
+    llama, patched, positions, rows_columns
+):
+    model = lrk.patch(llama) if patched else llama
+    model.set_attn_implementation("lrk")
+    mask = torch.ones(rows_columns, dtype=torch.int64)
+    sentence = rf"attention_mask has shape {re.escape(str(rows_columns))}; it must be \(2, 8"
+    for first in (0, 1):
+        mask[0, 0] = first
+        with pytest.raises(ValueError, match=sentence):
+            model(INPUT_IDS[:, :8].repeat(2, 1), attention_mask=mask, position_ids=positions)
+
+
+def test_a_padding_mask_covers_the_cache(llama):
+    model = lrk.patch(llama).eval()
+    cache = cache_of(model(INPUT_IDS[:, :8], use_cache=True))
+    step = INPUT_IDS[:, 8:9]
+    with pytest.raises(ValueError, match=r"has shape \(1, 1\); it must be \(1, 9\): a column for"):
+        model(step, attention_mask=torch.ones_like(step), **named_cache(cache))
+    model(step, attention_mask=torch.ones(1, 9), **named_cache(cache))

@@ -142,6 +142,15 @@ def test_switched_off_by_transformers(model):
     assert step(model)[2].attention == LAYERS
 
 
+def test_anothers_attention_is_computed_again():
+    model = lrk.patch(llama(layers=3), attention="sdpa")
+    rarer = copy.deepcopy(model)
+    checkpointing.enable(rarer, keep_attention=False, layers_per_checkpoint=2)
+    assert_same(step(rarer), step(model))
+    with pytest.raises(ValueError, match="attention implementation 'lrk_torch', of which nothing"):
+        checkpointing.enable(rarer)
+
+
 def test_bad_choices_are_refused(model):
     with pytest.raises(ValueError, match="layers_per_checkpoint is 0; it must be at least 1"):
         checkpointing.enable(model, layers_per_checkpoint=0)

@@ -42,6 +42,17 @@ def test_comparison(path, capsys):
     ]
 
 
+def test_anothers_attention_is_named(path, capsys):
+    arguments = ["--model", str(path), *QUICK, "--attention", "flash_attention_3"]
+    assert main([*arguments, "--compare", "--json", str(path / "plans.json")]) == 0
+    reports = json.loads((path / "plans.json").read_text())
+    attentions = [each["settings"]["attention"] for each in reports]
+    assert attentions == ["flash_attention_3", "lrk", "lrk"]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "lrk with flash_attention_3, bfloat16" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

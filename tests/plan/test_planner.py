@@ -8,7 +8,17 @@ import torch
 from transformers import Qwen2Config
 
 from lrk.plan import Plan, Settings, longest, plan, planner
-from lrk.plan.ledger import DEVICE_PARTS, GRADIENTS, HOST, LOSS, OPTIMIZER, PARTS, SAVED, WEIGHTS
+from lrk.plan.ledger import (
+    ATTENTION,
+    DEVICE_PARTS,
+    GRADIENTS,
+    HOST,
+    LOSS,
+    OPTIMIZER,
+    PARTS,
+    SAVED,
+    WEIGHTS,
+)
 from lrk.plan.planner import GIB
 from lrk.plan.settings import LIGER_STYLE, STOCK
 from lrk.plan.step import trace
@@ -147,6 +157,62 @@ def test_no_mask_is_made_for_stock_attention(config):
     config.num_hidden_layers = 1
     settings = Settings(length=8000, implementation=STOCK, activation_checkpointing=False)
     assert plan("tiny", config, settings).phases["forward"].total < 8000 * 8000
+
+
+FLASH_ATTENTIONS = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+
+
+@pytest.mark.parametrize("attention", ["sdpa", *FLASH_ATTENTIONS])
+def test_anothers_attention(config, attention):
+    """Without its package; exact between layers, of the same products, and it keeps as much."""
+    config.num_hidden_layers = DEEP
+    changed = dataclasses.replace(
+        SETTINGS, attention=attention, activation_checkpointing=False, layers_per_checkpoint=1
+    )
+    own = plan("tiny", config, dataclasses.replace(changed, attention="lrk"))
+    found, full = plan("tiny", config, changed), trace(config, changed)
+    assert found.usages == full.usages
+    assert found.flops == full.flops == own.flops
+    saved = [each.phases["loss"].parts[SAVED] for each in (found, own)]
+    boundaries = 2 * 512  # of what the patched batch holds beside it
+    assert abs(saved[0] - saved[1]) <= DEEP * boundaries
+
+
+@pytest.mark.parametrize("attention", FLASH_ATTENTIONS)
+def test_flash_attention_allocates_float32_sums(config, attention):
+    """48 tokens in a tile of 128, 4 heads of 16 numbers on 2 of keys."""
+    config.num_hidden_layers = 1
+    settings = dataclasses.replace(SETTINGS, attention=attention)
+    workspace = plan("tiny", config, settings).phases["backward"].parts[ATTENTION]
+    rows = 4 * 128
+    expected = {
+        "flash_attention_2": 4 * rows * 32 + 4 * rows + 2 * 4 * 48 * 16 * 2,
+        "flash_attention_3": 4 * rows * 64 + 8 * rows + 2 * 4 * 2 * 128 * 64,
+        "flash_attention_4": 4 * rows * 32 + 8 * rows + 2 * 4 * 2 * 128 * 32,
+    }
+    assert workspace == expected[attention]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attention": "flash"}, "attention is 'flash'; it must be one of lrk, sdpa, flash_attent"),
+        ({"attention": "sdpa", "implementation": STOCK}, "attention is sdpa; it needs implementat"),
+        ({"attention": "flash_attention_2", "gpu": "cpu"}, "is flash_attention_2; it needs a GPU"),
+        (
+            {"attention": "flash_attention_2", "dtype": "float32"},
+            "it needs a GPU, and dtype bfloat16 or float16 or bf16 autocast",
+        ),
+        (
+            {"attention": "sdpa", "keep_attention": True},
+            "keep_attention is True; it needs activation_checkpointing, implementation 'lrk' and "
+            "attention 'lrk'",
+        ),
+    ],
+)
+def test_what_another_attention_needs(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(SETTINGS, **changes)
 
 
 def test_longest(config):

@@ -94,6 +94,18 @@ def test_the_resolved_configuration_follows_later_changes(arguments):
         ({"dtype": "float23"}, "dtype 'float23' is unknown; .* did you mean 'float32'"),
         ({"kernels": {"atention": True}}, "kernels 'atention' .* did you mean 'attention'"),
         (
+            {"kernels": {"attention": "flash_atention_2"}},
+            "kernels.attention is 'flash_atention_2'; it must be true or false, or one of lrk, "
+            "sdpa, flash_attention_2, .*; did you mean 'flash_attention_2'",
+        ),
+        ({"kernels": {"attention": 1}}, "kernels.attention is 1; it must be true or false, or one"),
+        ({"kernels": {"rope": "lrk"}}, "kernels.rope is 'lrk'; it must be true or false$"),
+        ({"kernels": {"rope": "false"}}, "kernels.rope is 'false'; it must be true or false$"),
+        (
+            {"kernels": {"attention": "sdpa"}, "pack": True},
+            "pack is true with kernels.attention 'sdpa', which knows no documents: set pack to",
+        ),
+        (
             {"kernels": {"attention": False}},
             "kernels.attention is false with position_method 'longrecipe'.* use position_method "
             "'contiguous'",

@@ -60,6 +60,16 @@ def test_a_dry_run_plans_the_step_of_its_arguments(config, model_folder, capsys)
     assert expected in capsys.readouterr().out
 
 
+def test_a_dry_run_plans_anothers_attention(config, capsys):
+    chosen = {"kernels": {"attention": "sdpa"}, "pack": False}
+    assert main([config(**chosen), "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert "attention: sdpa" in text
+    assert "lrk with sdpa" in text
+    assert main([config(kernels={"attention": "flash_attention_2"}), "--dry_run"]) == 2
+    assert "attention is flash_attention_2; it needs a GPU" in capsys.readouterr().err
+
+
 def test_a_dry_run_names_what_it_cannot_predict(config, capsys):
     assert main([config(optim="adagrad"), "--dry_run"]) == 0
     assert "not predicted for adagrad: it comes on top" in capsys.readouterr().out

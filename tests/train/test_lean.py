@@ -106,6 +106,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run(arguments, monkeypatch):
             },
             "keep_attention is true; it needs kernels.attention",
         ),
+        (
+            {
+                "keep_attention": True,
+                "gradient_checkpointing": True,
+                "kernels": {"attention": "flash_attention_3"},
+            },
+            "keep_attention is true with kernels.attention 'flash_attention_3'; it keeps what lrk",
+        ),
         ({"optimizer_in_backward": True}, "max_grad_norm is 1.0 with optimizer_in_backward"),
         (
             {"optimizer_in_backward": True, "gradient_accumulation_steps": 2},

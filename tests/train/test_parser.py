@@ -100,6 +100,26 @@ def test_kernels_are_a_mapping_in_both_places(config):
 
 
 @pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("flash_attention_2", "flash_attention_2"),
+        ("sdpa", "sdpa"),
+        ("lrk", True),
+        ("true", True),
+        ("false", False),
+    ],
+)
+def test_the_attention_may_be_anothers(config, text, choice):
+    start = BASE + "position_method: contiguous\npack: false\n"
+    in_file = parse([config(start + f"kernels: {{attention: {text}}}\n")])
+    on_the_line = parse([config(start), "--kernels.attention", text])
+    again = parse([config(in_file.to_yaml())])
+    for made in (in_file, on_the_line, again):
+        assert made.kernels == {"rope": True, "attention": choice, "cross_entropy": True}
+        assert type(made.kernels["attention"]) is type(choice)
+
+
+@pytest.mark.parametrize(
     ("text", "words", "message"),
     [
         ("learnig_rate: 1\n", [], r"unknown key 'learnig_rate' in .*did you mean 'learning_rate'"),

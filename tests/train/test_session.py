@@ -180,6 +180,27 @@ def test_a_control_runs_on_stock_attention(arguments):
     assert trainer.state.global_step == 2
 
 
+def test_anothers_attention_trains_the_same(arguments, tmp_path):
+    """On skipped positions, evaluated at the target length too."""
+    lost = []
+    for attention in (True, "sdpa"):
+        folder = str(tmp_path / str(attention))
+        made = arguments(kernels={"attention": attention}, pack=False, output_dir=folder)
+        trainer = train(made)
+        steps = read_metrics(Path(folder) / "metrics.jsonl")
+        lost.append([row["loss"] for row in steps if "loss" in row])
+    assert len(lost[0]) > 0
+    assert lost[1] == pytest.approx(lost[0], rel=1e-5)
+    assert trainer.model.config._attn_implementation == "lrk_torch"
+
+
+def test_an_attention_that_is_not_installed_shows_before_the_model_is_read(arguments, monkeypatch):
+    monkeypatch.setattr("transformers.utils.is_flash_attn_3_available", lambda: False)
+    made = arguments(kernels={"attention": "flash_attention_3"}, model_name_or_path="nowhere")
+    with pytest.raises(ValueError, match="transformers finds no package flash-attn-3 and a GPU"):
+        set_up(made)
+
+
 def test_a_packed_batch_is_its_documents_one_by_one(arguments, model_folder):
     """Loss of packed documents on contiguous positions = stock transformers, document by document.
 

@@ -245,6 +245,10 @@ def test_a_run_with_lora_and_checkpointing_and_plain_evaluation(arguments, corpu
              "target_length": 32},
             "token_loss is 'longce' with kernels.attention false",
         ),
+        (
+            {**LONGCE, "kernels": {"attention": "sdpa"}},
+            "token_loss is 'longce' with kernels.attention 'sdpa', which knows no documents",
+        ),
         ({"token_loss": "longce"}, "longce_short_context 4096 .* less than target_length 256"),
         ({**LONGCE, "longce_short_stride": 0}, "longce_short_stride is 0"),
         ({**LONGCE, "longce_max_weight": 0.0}, "longce_max_weight is 0.0"),

@@ -4,13 +4,14 @@ Each subject has a file: its arguments with their help, how their defaults follo
 what is refused. `training` puts the subjects together.
 """
 
-from lrk.train.arguments.kernels import KERNELS
+from lrk.train.arguments.kernels import ATTENTION, KERNELS
 from lrk.train.arguments.losses import IMPACTFUL, LONGCE, PLAIN
 from lrk.train.arguments.model import DTYPES
 from lrk.train.arguments.samples import TRAIN_SHARE
 from lrk.train.arguments.training import LrkTrainingArguments
 
 __all__ = [
+    "ATTENTION",
     "DTYPES",
     "IMPACTFUL",
     "KERNELS",

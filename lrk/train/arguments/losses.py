@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.train.arguments.argument import help_text
 from lrk.train.nearest import require_one_of
 
@@ -76,6 +77,11 @@ def _check_longce(arguments: "LrkTrainingArguments") -> None:
         raise ValueError(
             "token_loss is 'longce' with kernels.attention false; short contexts are packed as "
             "documents, which needs it"
+        )
+    if arguments.kernels["attention"] == SDPA:
+        raise ValueError(
+            "token_loss is 'longce' with kernels.attention 'sdpa', which knows no documents, as "
+            "which short contexts are packed: leave kernels.attention true"
         )
     if arguments.fsdp or arguments.deepspeed:
         raise ValueError(

@@ -70,8 +70,14 @@ def check(arguments: "LrkTrainingArguments") -> None:
             raise ValueError(
                 f"{said} with activation_checkpointing_kwargs; give one of them: lrk sets its own"
             )
-        if name != "offload_activations" and not arguments.kernels["attention"]:
+        attention = arguments.kernels["attention"]
+        if name != "offload_activations" and not attention:
             raise ValueError(f"{said}; it needs kernels.attention")
+        if name == "keep_attention" and attention is not True:
+            raise ValueError(
+                f"{said} with kernels.attention {attention!r}; it keeps what lrk's own attention "
+                "made, so leave kernels.attention true"
+            )
     if arguments.optimizer_in_backward:
         for name, needed in (
             ("gradient_accumulation_steps", 1),

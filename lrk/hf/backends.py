@@ -1,0 +1,49 @@
+"""Which attention runs, by name: lrk's own, or another's on lrk's documents.
+
+Nothing is fallen back to: another's runs where it is named, and what it cannot do is refused.
+"""
+
+from typing import Any
+
+from lrk.hf import attention, flash_attention, sdpa
+
+LRK = "lrk"
+
+BACKENDS = {
+    LRK: attention.BACKEND,
+    sdpa.IMPLEMENTATION: sdpa.BACKEND,
+    **flash_attention.BACKENDS,
+}
+"""transformers' backend, of ours, by the name that `lrk.patch` knows the attention by."""
+
+OURS = frozenset(BACKENDS.values())
+"""Backends that take positions for nothing but RoPE, and documents from boundaries alone."""
+
+
+def attention_name(choice: Any) -> str | None:
+    """The attention that `lrk.patch(model, attention=choice)` means; None for transformers' own.
+
+    Args:
+        choice: True, False or one of `BACKENDS`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(choice, bool):
+        return LRK if choice else None
+    if isinstance(choice, str) and choice in BACKENDS:
+        return choice
+    raise ValueError(
+        f"attention is {choice!r}; it must be True, False or one of {', '.join(BACKENDS)}"
+    )
+
+
+def check_attention(name: str | None) -> None:
+    """Raise `ValueError` if an attention of `BACKENDS` is not installed. None is there always."""
+    if name in flash_attention.BACKENDS:
+        flash_attention.check_installed(name)
+
+
+def name_of(backend: str) -> str:
+    """What `lrk.patch` calls a backend of `OURS`."""
+    return next(name for name, ours in BACKENDS.items() if ours == backend)
