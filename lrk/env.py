@@ -46,6 +46,9 @@ PACKAGES = (
     "peft",
     "torchao",
     "bitsandbytes",
+    "flash-attn",
+    "flash-attn-3",
+    "flash-attn-4",
     "numpy",
     "einops",
 )

@@ -99,12 +99,12 @@ class MappedAttention(LrkAttention):
     ) -> tuple[Tensor, None]:
         """As `LrkAttention.forward`; the cache keeps keys before their rotation."""
         # Positions come with `position_embeddings` too, and `_Decoding` checks those.
-        check_arguments(kwargs, known=_LOOKED_AT)
+        check_arguments(BACKEND, kwargs, known=_LOOKED_AT)
         check_seq_idx(kwargs.get("seq_idx"), cu_seq_lens_q)
         if kwargs.get("is_causal") is False:
             raise ValueError("is_causal is False; a decoding method reads from left to right")
         if kwargs.get("output_attentions"):
-            warn_of_weights()
+            warn_of_weights(BACKEND)
         batch, length, _ = hidden_states.shape
         query, key, value = (
             projection(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
@@ -170,8 +170,8 @@ def _mapped(model: nn.Module, position_map: PositionMap) -> Iterator[None]:
     attentions = [module for module in model.modules() if isinstance(module, LrkAttention)]
     if not attentions or any(each.config._attn_implementation != BACKEND for each in attentions):
         raise ValueError(
-            f"model is a {type(model).__name__} that is not patched: use "
-            "lrk.patch(model, rope=True, attention=True) before"
+            f"model is a {type(model).__name__} that is not patched with lrk's "
+            "RoPE and attention: use lrk.patch(model, rope=True, attention=True) before"
         )
     for window in (each._window() for each in attentions):
         if window is not None:

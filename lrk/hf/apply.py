@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from lrk.hf.architectures import architecture_of_type
-from lrk.hf.backends import attention_name, check_attention
+from lrk.hf.backends import installed_attention
 from lrk.hf.patch import patch
 
 _stock_inits: dict[type[nn.Module], Callable[..., None]] = {}
@@ -53,7 +53,7 @@ def revert_lrk() -> None:
 
 
 def _apply(model_type: str, **parts: bool | str) -> None:
-    check_attention(attention_name(parts["attention"]))
+    installed_attention(parts["attention"])
     stock = architecture_of_type(model_type)
     for kind in (stock.base_model, stock.causal_lm):
         init = _stock_inits.setdefault(kind, kind.__init__)

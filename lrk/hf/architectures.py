@@ -58,10 +58,18 @@ def architecture_of_type(model_type: str) -> Architecture:
     )
 
 
-def check_attention_dropout(config: Any) -> None:
-    """Raise `ValueError` for attention dropout, which the lrk attention does not have."""
+def check_attention_dropout(config: Any, attention: str) -> None:
+    """Raise `ValueError` for attention dropout, which an attention of `lrk.patch` does not have."""
     if config.attention_dropout:
         raise ValueError(
-            f"config.attention_dropout is {config.attention_dropout}; the lrk attention has none: "
-            "set it to 0 or use attention=False"
+            f"config.attention_dropout is {config.attention_dropout}; the {attention} attention "
+            "has none: set it to 0 or use attention=False"
         )
+
+
+def sliding_window_of(config: Any) -> int | None:
+    """Tokens of a model's sliding window; None if no layer has one."""
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types and "sliding_attention" not in layer_types:
+        return None
+    return getattr(config, "sliding_window", None)

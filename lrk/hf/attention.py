@@ -25,7 +25,7 @@ from lrk.kernels.attention import attention
 BACKEND = "lrk"
 POSITIONS_RESTART = (
     "position_ids start again inside a row: pass the boundaries of packed documents as "
-    "cu_seq_lens_q and cu_seq_lens_k, the lrk attention does not guess them from positions"
+    "cu_seq_lens_q and cu_seq_lens_k, they are not guessed from positions"
 )
 
 # What models hand through to every attention, and what says nothing of who sees whom: of the
@@ -78,7 +78,7 @@ def lrk_attention(
     Raises:
         ValueError: as `understood` does.
     """
-    asked = understood(module, query, key, attention_mask, **arguments)
+    asked = understood(BACKEND, module, query, key, attention_mask, **arguments)
     output = attention(
         query,
         key,
@@ -95,6 +95,7 @@ def lrk_attention(
 
 
 def understood(
+    name: str,
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -116,6 +117,7 @@ def understood(
     """What the arguments that transformers hands to an attention function ask for.
 
     Args:
+        name: what `lrk.patch` knows the attention by, for messages.
         query: (B, Hq, Sq, D); key: (B, Hk, Sk, D).
         attention_mask: what `document_boundaries` returned for this forward pass, or None.
         cu_seq_lens_q: (N + 1,) boundaries of packed documents over the flattened B * Sq tokens.
@@ -132,12 +134,13 @@ def understood(
             that the model does not hand on, for a temperature that is not positive, and for an
             argument that is not known.
     """
-    check_arguments(kwargs)
+    check_arguments(name, kwargs)
     if output_attentions:
-        warn_of_weights()
+        warn_of_weights(name)
     if dropout:
         raise ValueError(
-            f"attention_dropout is {dropout}; the lrk attention has none: set it to 0 in the config"
+            f"attention_dropout is {dropout}; the {name} attention has none: set it to 0 in the "
+            "config"
         )
     if attention_temperature <= 0:
         raise ValueError(f"attention_temperature is {attention_temperature}; it must be positive")
@@ -165,28 +168,20 @@ def understood(
     )
 
 
-def a_document_a_row(cu_seqlens: Tensor | None, batch: int) -> bool:
-    """Whether each of `batch` rows is one document.
-
-    No document lies across two rows and none of the rows is empty, so it is enough to count them,
-    which needs no synchronisation with the device.
-    """
-    return cu_seqlens is None or cu_seqlens.shape[0] == batch + 1
-
-
-def check_arguments(kwargs: Mapping[str, Any], known: Collection[str] = ()) -> None:
+def check_arguments(name: str, kwargs: Mapping[str, Any], known: Collection[str] = ()) -> None:
     """Raise `ValueError` for arguments of an attention that are given and would be ignored.
 
     Args:
+        name: what `lrk.patch` knows the attention by.
         kwargs: what its forward does not name.
         known: names among them that it looks at, or knows from elsewhere.
     """
-    given = [name for name, value in kwargs.items() if value is not None]
-    unknown = [name for name in given if name not in _WITHOUT_EFFECT and name not in known]
+    given = [argument for argument, value in kwargs.items() if value is not None]
+    unknown = [each for each in given if each not in _WITHOUT_EFFECT and each not in known]
     if unknown:
         raise ValueError(
-            f"{', '.join(unknown)} reached the lrk attention, which does not know it: leave it out "
-            "of the call, or use another attn_implementation where the model itself adds it"
+            f"{', '.join(unknown)} reached the {name} attention, which does not know it: leave it "
+            "out of the call, or use another attn_implementation where the model itself adds it"
         )
 
 
@@ -204,9 +199,9 @@ def check_patched(name: str, arguments: Mapping[str, Any]) -> None:
         )
 
 
-def warn_of_weights() -> None:
+def warn_of_weights(name: str) -> None:
     """Say, once, that `output_attentions` gives None."""
-    _logger.warning_once("the lrk attention forms no weights: output_attentions gives None")
+    _logger.warning_once(f"the {name} attention forms no weights: output_attentions gives None")
 
 
 def check_seq_idx(seq_idx: Tensor | None, cu_seq_lens_q: Tensor | None) -> None:

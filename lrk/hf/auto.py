@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
 from lrk.hf.architectures import architecture_of, check_attention_dropout
-from lrk.hf.backends import attention_name, check_attention
+from lrk.hf.backends import installed_attention
 from lrk.hf.patch import check_release, patch
 
 # What decides where a config is read from, of the arguments of `from_pretrained`.
@@ -78,12 +78,11 @@ class AutoLrkModelForCausalLM:
 
 
 def _check(config: PretrainedConfig, subject: str, attention: bool | str) -> None:
-    name = attention_name(attention)
+    name = installed_attention(attention)
     architecture_of(config, subject)
     check_release(config.model_type)
-    check_attention(name)
     if name is not None:
-        check_attention_dropout(config)
+        check_attention_dropout(config, name)
 
 
 def _config_of(name: str, kwargs: dict[str, Any]) -> PretrainedConfig:

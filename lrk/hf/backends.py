@@ -20,28 +20,24 @@ OURS = frozenset(BACKENDS.values())
 """Backends that take positions for nothing but RoPE, and documents from boundaries alone."""
 
 
-def attention_name(choice: Any) -> str | None:
+def installed_attention(choice: Any) -> str | None:
     """The attention that `lrk.patch(model, attention=choice)` means; None for transformers' own.
 
     Args:
         choice: True, False or one of `BACKENDS`.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for anything else, and for an attention that is not installed.
     """
     if isinstance(choice, bool):
         return LRK if choice else None
-    if isinstance(choice, str) and choice in BACKENDS:
-        return choice
-    raise ValueError(
-        f"attention is {choice!r}; it must be True, False or one of {', '.join(BACKENDS)}"
-    )
-
-
-def check_attention(name: str | None) -> None:
-    """Raise `ValueError` if an attention of `BACKENDS` is not installed. None is there always."""
-    if name in flash_attention.BACKENDS:
-        flash_attention.check_installed(name)
+    if not isinstance(choice, str) or choice not in BACKENDS:
+        raise ValueError(
+            f"attention is {choice!r}; it must be True, False or one of {', '.join(BACKENDS)}"
+        )
+    if choice in flash_attention.BACKENDS:
+        flash_attention.check_installed(choice)
+    return choice
 
 
 def name_of(backend: str) -> str:

@@ -1,25 +1,22 @@
-"""The checks that a patched model makes of positions, once per forward pass.
+"""The checks that a patched model makes of positions and documents, once per forward pass.
 
 transformers' own attention backends take a position that is not its neighbour plus one for the
 start of a packed document, and hide everything before it. The loss of such a run looks normal, and
 nothing long-range is trained. So skips are refused there, and lrk's backends in turn refuse
-positions that start again: their documents are explicit.
+positions that start again: their documents are explicit. Boundaries that are no documents of the
+batch would be read wrongly in silence, so they are looked at too.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import Cache, PretrainedConfig
 
 from lrk.hf import flash_attention
-from lrk.hf.attention import (
-    BACKEND,
-    POSITIONS_RESTART,
-    a_document_a_row,
-    check_padding,
-    real_tokens,
-)
+from lrk.hf.architectures import sliding_window_of
+from lrk.hf.attention import BACKEND, POSITIONS_RESTART, check_padding, real_tokens
 from lrk.hf.backends import OURS, name_of
 from lrk.hf.cache_name import either_cache_name, named_cache
 
@@ -43,7 +40,9 @@ class LrkBaseModel:
         """As the stock forward, with `checked_positions`.
 
         Raises:
-            ValueError: also for an `attention_temperature` that the backend would ignore.
+            ValueError: also for an `attention_temperature` that the backend would ignore, and for
+                a `max_length_q` or `max_length_k` below the longest document where FlashAttention
+                would read it.
         """
         backend = self.config._attn_implementation
         if "attention_temperature" in kwargs and backend not in OURS:
@@ -52,23 +51,28 @@ class LrkBaseModel:
                 f"implementation {backend!r} ignores: use lrk.patch(model, attention=True)"
             )
         tokens = inputs_embeds if input_ids is None else input_ids
-        if position_ids is not None and tokens is not None:
+        documents = Documents(kwargs.get("cu_seq_lens_q"), kwargs.get("cu_seq_lens_k"))
+        packs = any(ends is not None for ends in documents)
+        if tokens is not None and position_ids is None and packs:
+            position_ids = _stock_positions(tokens, cache)
+        if tokens is not None and position_ids is not None:
             # `generate` prepares one mask for each type of layer; padding is the same in all.
             mask = attention_mask
             if isinstance(mask, dict):
                 mask = next(iter(mask.values()))
-            position_ids = checked_positions(
+            position_ids, longest = checked_positions(
                 position_ids,
                 (tokens.shape[0], tokens.shape[1]),
                 backend,
                 mask,
-                kwargs.get("cu_seq_lens_q"),
-                getattr(self.config, "sliding_window", None),
+                documents,
+                sliding_window_of(self.config),
+                tokens.shape[1] if cache is None else None,
             )
+            if backend in flash_attention.BACKENDS.values():
+                kwargs |= _longest_documents(longest, kwargs)
         if backend in OURS:
             kwargs["positions_are_checked"] = True
-        if backend in flash_attention.BACKENDS.values() and tokens is not None:
-            kwargs |= _longest_documents(tokens.shape[0], **kwargs)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -80,40 +84,58 @@ class LrkBaseModel:
         )
 
 
-def _longest_documents(
-    batch: int,
-    cu_seq_lens_q: Tensor | None = None,
-    cu_seq_lens_k: Tensor | None = None,
-    max_length_q: int | None = None,
-    max_length_k: int | None = None,
-    **kwargs: Any,
-) -> dict[str, int]:
-    """Tokens of the longest document, as FlashAttention asks for, where nobody says it.
+class Documents(NamedTuple):
+    """Packed documents as the caller tells them."""
 
-    Once a forward pass and not in every layer, since it is a synchronisation with the device. A
-    graph has none: there the length of a row is bound enough.
+    cu_seq_lens_q: Tensor | None
+    """(N + 1,) integers: 0, then the end of each document among the flattened queries."""
+    cu_seq_lens_k: Tensor | None
+    """Likewise among the flattened keys, of which a cache may hold more; None: as the queries'."""
+
+
+def _stock_positions(tokens: Tensor, cache: Cache | None) -> Tensor:
+    """(1, S) int64: what the stock model takes where it is given none.
+
+    Args:
+        tokens: (B, S) ids, or (B, S, H) embeddings.
     """
-    if (
-        cu_seq_lens_q is None
-        or a_document_a_row(cu_seq_lens_q, batch)
-        or torch.compiler.is_compiling()
-    ):
+    seen = 0 if cache is None else cache.get_seq_length()
+    return torch.arange(tokens.shape[1], device=tokens.device)[None] + seen
+
+
+def _longest_documents(longest: Tensor | None, given: Mapping[str, Any]) -> dict[str, int | None]:
+    """Tokens of the longest document, as FlashAttention asks for, which reads no further.
+
+    In a graph nobody knows it: what was given is dropped, and the length of a row is bound enough.
+
+    Args:
+        longest: of `checked_positions`.
+        given: `max_length_q` and `max_length_k` among others.
+    """
+    names = ("max_length_q", "max_length_k")
+    if longest is None:
         return {}
-    ends_k = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
-    if max_length_q is None or max_length_k is None:
-        longest = torch.stack([cu_seq_lens_q.diff().max(), ends_k.diff().max()]).tolist()
-        max_length_q, max_length_k = longest
-    return {"max_length_q": int(max_length_q), "max_length_k": int(max_length_k)}
+    if torch.compiler.is_compiling():
+        return dict.fromkeys(names)
+    found = dict(zip(names, longest.tolist(), strict=True))
+    for name, length in found.items():
+        if given.get(name) is not None and given[name] < length:
+            raise ValueError(
+                f"{name} is {given[name]}, and the longest document has {length} tokens: leave it "
+                "out, or give that many"
+            )
+    return found
 
 
 def checked_positions(
     position_ids: Tensor,
     shape: tuple[int, int],
     backend: str,
-    attention_mask: Tensor | None = None,
-    cu_seq_lens: Tensor | None = None,
-    window: int | None = None,
-) -> Tensor:
+    attention_mask: Tensor | None,
+    documents: Documents,
+    window: int | None,
+    k_length: int | None,
+) -> tuple[Tensor, Tensor | None]:
     """The positions, or `ValueError` if the attention backend would misunderstand them.
 
     Args:
@@ -122,8 +144,13 @@ def checked_positions(
         backend: `config._attn_implementation`.
         attention_mask: (B, at least S) padding mask, of which the last S columns are the tokens; or
             what the backend made of it; or None.
-        cu_seq_lens: (N + 1,) boundaries of packed documents over the flattened tokens, or None.
+        documents: boundaries of packed documents over the flattened tokens.
         window: of the model, which lrk's own attention counts in positions and others' in tokens.
+        k_length: keys of a row, if that is known.
+
+    Returns:
+        The positions, and with `documents` (2,) int64 on the CPU: tokens of the longest among the
+        queries and among the keys.
 
     Costs one synchronisation with the device, except where one token a row is generated. A
     compiled model checks in every forward pass too: the check is an operation of its graph.
@@ -142,9 +169,36 @@ def checked_positions(
         raise ValueError(f"position_ids has dtype {position_ids.dtype}; it must be an integer type")
     if attention_mask is not None and attention_mask.ndim == 2:
         check_padding(attention_mask, batch, length)
-    if length <= 1:
-        return position_ids
-    return _checked_positions(position_ids, batch, backend, attention_mask, cu_seq_lens, window)
+    if backend in OURS:
+        _check_shapes(documents)
+    packs = documents.cu_seq_lens_q is not None
+    if length <= 1 and not packs:
+        return position_ids, None
+    checked, longest = _checked_positions(
+        position_ids, batch, backend, attention_mask, *documents, window, k_length
+    )
+    return checked, longest if packs else None
+
+
+def _check_shapes(documents: Documents) -> None:
+    """What is wrong with boundaries before a device is asked."""
+    ends, ends_k = documents
+    if ends is None:
+        if ends_k is not None:
+            raise ValueError(
+                "cu_seq_lens_k is given without cu_seq_lens_q, which has the documents' queries: "
+                "give both"
+            )
+        return
+    if ends.ndim != 1 or len(ends) < 2:
+        raise ValueError(
+            f"cu_seq_lens_q has shape {tuple(ends.shape)}; it must be (N + 1,) for N documents"
+        )
+    if ends_k is not None and ends_k.shape != ends.shape:
+        raise ValueError(
+            f"cu_seq_lens_k has shape {tuple(ends_k.shape)}; it must be that of cu_seq_lens_q, "
+            f"{tuple(ends.shape)}"
+        )
 
 
 @torch.library.custom_op(
@@ -155,53 +209,105 @@ def _checked_positions(
     batch: int,
     backend: str,
     attention_mask: Tensor | None,
-    cu_seq_lens: Tensor | None,
+    cu_seq_lens_q: Tensor | None,
+    cu_seq_lens_k: Tensor | None,
     window: int | None,
-) -> Tensor:
-    """A copy, which whatever is traced must use: so the check cannot be dropped from a graph."""
+    k_length: int | None,
+) -> tuple[Tensor, Tensor]:
+    """A copy, which whatever is traced must use: so the check cannot be dropped from a graph.
+
+    And (2,) int64 on the CPU, as `checked_positions` returns it; zeros without documents.
+    """
     shape = (batch, position_ids.shape[1])
+    device = position_ids.device
     steps = position_ids.diff(dim=1).expand(batch, -1)
-    inside = _inside_documents(shape, attention_mask, cu_seq_lens, position_ids.device)
+    inside = _inside_documents(shape, attention_mask, cu_seq_lens_q, device)
     negative = (position_ids < 0).any()
     skips = ((steps > 1) & inside).any()
     restarts = ((steps < 1) & inside).any()
-    across_rows = window_skips = torch.zeros_like(skips)
-    if backend in OURS and cu_seq_lens is not None:
-        rows = shape[1] * torch.arange(batch, device=cu_seq_lens.device)
-        across_rows = ~torch.isin(rows, cu_seq_lens).all()
+    window_skips = torch.zeros_like(skips)
     if backend in OURS and backend != BACKEND and window is not None:
         window_skips = _windows_differ(position_ids.expand(batch, -1), inside, window)
-    negative, skips, restarts, across_rows, window_skips = torch.stack(
-        [negative, skips, restarts, across_rows.to(skips.device), window_skips]
-    ).tolist()
+    flags = torch.stack([negative, skips, restarts, window_skips])
+    ends_q = _of_ends(cu_seq_lens_q, shape, device)
+    ends_k = _of_ends(cu_seq_lens_k, (batch, k_length), device)
+    found = torch.cat([flags.long(), ends_q, ends_k]).tolist()
+    negative, skips, restarts, window_skips = found[:4]
+    of_q, of_k = _OfEnds(*found[4:9]), _OfEnds(*found[9:])
     if negative:
         raise ValueError(f"position_ids has a negative entry, {int(position_ids.min())}")
+    if backend in OURS and cu_seq_lens_q is not None:
+        _check_ends("cu_seq_lens_q", of_q, shape)
+    if backend in OURS and cu_seq_lens_k is not None:
+        _check_ends("cu_seq_lens_k", of_k, (batch, k_length))
     if backend in OURS and restarts:
         raise ValueError(POSITIONS_RESTART)
-    if across_rows:
-        raise ValueError(
-            f"cu_seq_lens_q has a document across two rows of {shape[1]} tokens; a row ends where "
-            "a document does"
-        )
     if window_skips:
         raise ValueError(
             f"position_ids skip by more than the model's sliding window of {window} leaves room "
             f"for, and attention {name_of(backend)!r} counts it in tokens: use attention='lrk', "
             "which counts positions"
         )
-    has_explicit_documents = backend.startswith("flash_attention") and cu_seq_lens is not None
+    has_explicit_documents = backend.startswith("flash_attention") and cu_seq_lens_q is not None
     if backend not in OURS and skips and not has_explicit_documents:
         raise ValueError(
             f"position_ids skip, and the attention implementation {backend!r} takes every skip for "
             "the start of another document, so that nothing long-range is learnt: use "
             'lrk.patch(model, attention=True) or model.set_attn_implementation("lrk")'
         )
-    return position_ids.clone()
+    longest = (of_q.longest, of_q.longest if cu_seq_lens_k is None else of_k.longest)
+    return position_ids.clone(), torch.tensor(longest)
 
 
 @_checked_positions.register_fake
-def _(position_ids: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(position_ids)
+def _(position_ids: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(position_ids), torch.empty(2, dtype=torch.int64)
+
+
+class _OfEnds(NamedTuple):
+    """What the ends of documents come down to; all 0 where there are none."""
+
+    first: int
+    last: int
+    shortest: int
+    longest: int
+    across_rows: int
+
+
+def _of_ends(ends: Tensor | None, shape: tuple[int, int | None], device: torch.device) -> Tensor:
+    """(5,) int64: `_OfEnds` of (N + 1,) ends over rows of a shape, on the device."""
+    if ends is None or ends.ndim != 1 or len(ends) < 2:
+        return torch.zeros(len(_OfEnds._fields), dtype=torch.int64, device=device)
+    batch, length = shape
+    ends = ends.to(device, torch.int64)
+    lengths = ends.diff()
+    across_rows = torch.zeros((), dtype=torch.bool, device=device)
+    if length is not None:
+        across_rows = ~torch.isin(length * torch.arange(batch, device=device), ends).all()
+    return torch.stack([ends[0], ends[-1], lengths.min(), lengths.max(), across_rows.long()])
+
+
+def _check_ends(name: str, found: _OfEnds, shape: tuple[int, int | None]) -> None:
+    """Refuse what is no partition of the rows, whose length may not be known."""
+    batch, length = shape
+    if found.first != 0:
+        raise ValueError(f"{name} starts at {found.first}; it must start at 0")
+    if found.shortest < 0:
+        raise ValueError(
+            f"{name} falls by {-found.shortest}; each document ends where it starts or later"
+        )
+    if length is None:
+        return
+    if found.last != batch * length:
+        raise ValueError(
+            f"{name} ends at {found.last}; it must end at {batch * length}, with {batch} rows of "
+            f"{length} tokens"
+        )
+    if found.across_rows:
+        raise ValueError(
+            f"{name} has a document across two rows of {length} tokens; a row ends where a "
+            "document does"
+        )
 
 
 def _windows_differ(position_ids: Tensor, inside: Tensor, window: int) -> Tensor:

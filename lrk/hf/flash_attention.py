@@ -17,16 +17,16 @@ import torch
 import transformers.utils
 from torch import Tensor
 from transformers import AttentionInterface
+from transformers import modeling_flash_attention_utils as integration
 from transformers.masking_utils import AttentionMaskInterface
-from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lrk.hf.attention import (
-    a_document_a_row,
     check_patched,
     document_boundaries,
     understood,
 )
+from lrk.kernels.attention.mask import a_document_a_row
 
 PACKAGES = {
     "flash_attention_2": "flash-attn",
@@ -47,7 +47,8 @@ def check_installed(implementation: str) -> None:
 
     Raises:
         ValueError: if transformers does not find the package, or does not know it. By itself it
-            would take another build of the kernels from a hub in its place.
+            would take another build of the kernels from a hub in its place. Also if the package
+            cannot be imported, as where it was built for another torch.
     """
     package = PACKAGES[implementation]
     name = f"is_flash_attn_{implementation[-1]}_available"
@@ -62,7 +63,15 @@ def check_installed(implementation: str) -> None:
             f"attention is {implementation!r}, but transformers finds no package {package} and a "
             f"GPU to run it on: install {package}, or use attention='lrk'"
         )
-    lazy_import_flash_attention(implementation)
+    broken = f"attention is {implementation!r}, but {package} is installed and cannot be imported"
+    try:
+        functions, *_ = integration.lazy_import_flash_attention(implementation)
+    except ImportError as error:
+        # Some releases note it as imported before it is, and would not try again.
+        integration._loaded_implementation = None
+        raise ValueError(f"{broken}: {error}") from error
+    if functions[1] is None:
+        raise ValueError(f"{broken}: transformers tried before, and has no kernel of its")
 
 
 def backend(implementation: str) -> Callable[..., tuple[Tensor, None]]:
@@ -85,7 +94,8 @@ def backend(implementation: str) -> Callable[..., tuple[Tensor, None]]:
 
         Args:
             query: (B, Hq, Sq, D); key, value: (B, Hk, Sk, D); float16 or bfloat16, D up to 256.
-            max_length_q, max_length_k: tokens of the longest document, or more; default Sq and Sk.
+            max_length_q, max_length_k: tokens of the longest document, as the patched model found
+                them; default Sq and Sk.
             deterministic: whether gradients must be the same each time; default what
                 `torch.use_deterministic_algorithms` says.
             attention_mask, arguments: as in `understood`.
@@ -99,8 +109,13 @@ def backend(implementation: str) -> Callable[..., tuple[Tensor, None]]:
                 documents of the keys, and for what the installed package does not take.
         """
         check_patched(implementation, arguments)
-        asked = understood(module, query, key, attention_mask, **arguments)
-        _check(implementation, query, asked.causal, asked.window)
+        asked = understood(implementation, module, query, key, attention_mask, **arguments)
+        check_query(implementation, query)
+        if asked.window is not None and not asked.causal:
+            raise ValueError(
+                f"sliding_window is {asked.window} without causality; lrk's windows reach back "
+                "alone"
+            )
         if deterministic is None and torch.are_deterministic_algorithms_enabled():
             deterministic = True
         for name, choice in (("softcap", asked.softcap), ("deterministic", deterministic)):
@@ -113,9 +128,8 @@ def backend(implementation: str) -> Callable[..., tuple[Tensor, None]]:
         documents: dict[str, Any] = {}
         if q_length != k_length or not a_document_a_row(asked.cu_seqlens, batch):
             documents = _documents(asked.cu_seqlens, asked.cu_seqlens_k, q_length, k_length)
-        if documents and attention_mask is None:
-            documents["max_length_q"] = max_length_q or documents["max_length_q"]
-            documents["max_length_k"] = max_length_k or documents["max_length_k"]
+        if documents and attention_mask is None:  # of padding, the row is the bound
+            documents |= _bounds(max_length_q or q_length, max_length_k or k_length)
         output, _ = ALL_ATTENTION_FUNCTIONS[implementation](
             named,
             query,
@@ -141,8 +155,7 @@ def _documents(
     """As the integration takes them; nothing where there are none.
 
     A document is at most as long as its row, which is bound enough: the kernels leave at once where
-    a document has ended. The bound is never 1, which FlashAttention-2 takes for a promise that
-    every document has a query.
+    a document has ended.
     """
     if cu_seqlens is None:
         return {}
@@ -154,36 +167,44 @@ def _documents(
     return {
         "cu_seq_lens_q": cu_seqlens.to(torch.int32),
         "cu_seq_lens_k": keys.to(torch.int32),
-        "max_length_q": max(q_length, 2),
-        "max_length_k": k_length,
+        **_bounds(q_length, k_length),
     }
 
 
-def _check(implementation: str, query: Tensor, causal: bool, window: int | None) -> None:
-    """What the kernels cannot do, before they say so in words of their own."""
+def _bounds(q_length: int, k_length: int) -> dict[str, int]:
+    """Never 1, which FlashAttention-2 takes for a promise that every document has a query."""
+    return {"max_length_q": max(q_length, 2), "max_length_k": max(k_length, 2)}
+
+
+def check_query(name: str, query: Tensor) -> None:
+    """Refuse queries that no FlashAttention kernel takes, before it says so in words of its own.
+
+    Args:
+        name: what `lrk.patch` knows the attention by.
+        query: (B, Hq, Sq, D).
+
+    Raises:
+        ValueError: for other dtypes than float16 and bfloat16, and a head dim above 256.
+    """
     device = query.device.type
     dtype = query.dtype
     if dtype == torch.float32 and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     if dtype not in DTYPES:
         raise ValueError(
-            f"attention is {implementation!r}, which takes float16 and bfloat16, and the queries "
-            f"are {dtype}: load the model in one of them, use autocast, or attention='lrk'"
+            f"attention is {name!r}, whose kernels take float16 and bfloat16, and the queries are "
+            f"{dtype}: load the model in one of them, use autocast, or attention='lrk'"
         )
     if query.shape[-1] > LARGEST_HEAD_DIM:
         raise ValueError(
-            f"attention is {implementation!r}, which takes heads of up to {LARGEST_HEAD_DIM} "
-            f"numbers, and the model's have {query.shape[-1]}: use attention='lrk'"
-        )
-    if window is not None and not causal:
-        raise ValueError(
-            f"sliding_window is {window} without causality; lrk's windows reach back alone"
+            f"attention is {name!r}, whose kernels take heads of up to {LARGEST_HEAD_DIM} numbers, "
+            f"and the model's have {query.shape[-1]}: use attention='lrk'"
         )
 
 
 def _parameters(implementation: str) -> frozenset[str]:
     """What the installed kernel of variable lengths takes."""
-    functions, *_ = lazy_import_flash_attention(implementation)
+    functions, *_ = integration.lazy_import_flash_attention(implementation)
     return frozenset(inspect.signature(functions[1]).parameters)
 
 

@@ -18,11 +18,12 @@ from lrk.hf.architectures import (
     architecture_of_type,
     check_attention_dropout,
 )
-from lrk.hf.backends import BACKENDS, attention_name, check_attention
+from lrk.hf.backends import BACKENDS, LRK, OURS, installed_attention
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
+from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.hf.signatures import check_signatures
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 
@@ -59,14 +60,13 @@ def patch(
             transformers whose modules take other arguments than lrk knows, or negative
             `tile_tokens`.
     """
-    name = attention_name(attention)
+    name = installed_attention(attention)
     if tile_tokens < 0:
         raise ValueError(f"tile_tokens is {tile_tokens}; it must be 0 or positive")
     config: Any = getattr(model, "config", None)
     stock = architecture_of(config, f"model is a {type(model).__name__}")
     if name is not None:
-        check_attention_dropout(config)
-    check_attention(name)
+        check_attention_dropout(config, name)
     mixins = _mixins_for(stock, rope, cross_entropy, tile_tokens > 0)
     check_signatures(mixins)
     classes = _classes_for(model, stock, mixins)
@@ -77,10 +77,25 @@ def patch(
             module._lrk_tile_tokens = tile_tokens
         if isinstance(module, LrkRotaryEmbedding):
             module.prepare()
-        if name and isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
-            module._lrk_stock_attention = module.config._attn_implementation
-            module.set_attn_implementation(BACKENDS[name])
+        if isinstance(module, LrkBaseModel) and isinstance(module, PreTrainedModel):
+            _choose_attention(module, name)
     return model
+
+
+def _choose_attention(module: PreTrainedModel, name: str | None) -> None:
+    """Switch to an attention of ours, or for None to transformers' own.
+
+    What is there is noted for `unpatch`. Another's on our documents runs in no model that is not
+    patched, so it came with the config of one that is: noted is what transformers would choose.
+    """
+    stock = module.config._attn_implementation
+    if stock in OURS and stock != BACKENDS[LRK]:
+        stock = SDPA
+    if name is not None:
+        module._lrk_stock_attention = stock
+    chosen = stock if name is None else BACKENDS[name]
+    if chosen != module.config._attn_implementation:
+        module.set_attn_implementation(chosen)
 
 
 def unpatch(model: Model) -> Model:

@@ -17,18 +17,18 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lrk.hf.attention import (
     Asked,
-    a_document_a_row,
     check_patched,
     document_boundaries,
     understood,
 )
+from lrk.hf.flash_attention import check_query
+from lrk.kernels.attention.mask import a_document_a_row
 
 IMPLEMENTATION = "sdpa"
 BACKEND = "lrk_torch"
 """Ours. From "sdpa" in a name transformers would check, and set, what is for its own."""
 
 _KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-_DTYPES, _LARGEST_HEAD_DIM = (torch.float16, torch.bfloat16), 256  # of FlashAttention on a GPU
 
 
 def sdpa(
@@ -58,7 +58,7 @@ def sdpa(
         RuntimeError: PyTorch's, where neither cuDNN's attention nor FlashAttention runs.
     """
     check_patched(IMPLEMENTATION, arguments)
-    asked = understood(module, query, key, attention_mask, **arguments)
+    asked = understood(IMPLEMENTATION, module, query, key, attention_mask, **arguments)
     _check(asked, query, key)
     if deterministic and not torch.are_deterministic_algorithms_enabled():
         raise ValueError(
@@ -98,12 +98,14 @@ def no_mask(
 
 def _check(asked: Asked, query: Tensor, key: Tensor) -> None:
     """Refuse what would need a mask, or a kernel that forms the scores."""
-    (batch, _, q_length, head_dim), k_length = query.shape, key.shape[2]
+    (batch, _, q_length, _), k_length = query.shape, key.shape[2]
     if not a_document_a_row(asked.cu_seqlens, batch):
         raise _refusal(
             "which knows no documents, and a row of the batch has several",
             "put one in each row, or",
         )
+    if asked.cu_seqlens_k is not None and q_length != k_length:
+        raise _refusal("which knows no documents, and cu_seq_lens_k packs the keys of a cache")
     if asked.window is not None and k_length > asked.window:
         raise _refusal(
             f"which has no windows, and sliding_window is {asked.window} for {k_length} keys"
@@ -115,15 +117,8 @@ def _check(asked: Asked, query: Tensor, key: Tensor) -> None:
         )
     if asked.softcap is not None:
         raise _refusal(f"which has no softcap, and softcap is {asked.softcap}")
-    if query.device.type == "cpu":
-        return
-    autocast = torch.is_autocast_enabled(query.device.type)
-    dtype = torch.get_autocast_dtype(query.device.type) if autocast else query.dtype
-    if dtype not in _DTYPES or head_dim > _LARGEST_HEAD_DIM:
-        raise _refusal(
-            "whose kernels take float16 and bfloat16 and heads of up to "
-            f"{_LARGEST_HEAD_DIM} numbers, and the queries are {dtype} with {head_dim}"
-        )
+    if query.device.type != "cpu":
+        check_query(IMPLEMENTATION, query)
 
 
 def _refusal(why: str, instead: str = "") -> ValueError:

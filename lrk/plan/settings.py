@@ -103,8 +103,13 @@ class Settings:
             ("attention", self.implementation == LRK, f"implementation {LRK!r}"),
             (
                 "attention",
-                self.attention not in FLASH_ATTENTIONS or (self.gpu != "cpu" and halves),
-                "a GPU, and dtype bfloat16 or float16 or bf16 autocast",
+                self.attention not in FLASH_ATTENTIONS or self.gpu != "cpu",
+                "a GPU",
+            ),
+            (
+                "attention",
+                self.attention == LRK_ATTENTION or self.gpu == "cpu" or halves,
+                "dtype bfloat16 or float16, or bf16 autocast",
             ),
             (
                 "keep_attention",

@@ -18,7 +18,7 @@ from lrk.recipe.placement import PlacedSample
 from lrk.train import run_folder
 from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
 from lrk.train.longce import short_contexts
-from lrk.train.pretrained import load_config, load_tokenizer, stored_dtype
+from lrk.train.pretrained import check_attention_fits, load_config, load_tokenizer, stored_dtype
 from lrk.train.session import load_samples
 from lrk.train.trainer import training_placement
 
@@ -41,6 +41,7 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     """
     run_folder.check(arguments)
     config = load_config(read_from or arguments)
+    check_attention_fits(arguments, config)
     tokenizer = load_tokenizer(read_from or arguments, config)
     samples, _ = load_samples(arguments, tokenizer)
     placement = training_placement(arguments, tokenizer)

@@ -1,6 +1,7 @@
 """Loading what a run starts from, and checking that its parts fit before the weights are read."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lrk.hf import SUPPORTED
+from lrk.hf import SUPPORTED, flash_attention
+from lrk.hf.architectures import sliding_window_of
 from lrk.hf.patch import check_release
+from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.memory.four_bits import forbid_repacking, nf4
 from lrk.pretrained import check_vocabulary, load_auto, load_weights
-from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments import ATTENTION, LrkTrainingArguments
 from lrk.train.extension import check_extensible
 
 _ARGUMENT = "model_name_or_path"
@@ -39,6 +42,58 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
     check_release(config.model_type)
     check_extensible(config, arguments.target_length)
     return config
+
+
+def check_attention_fits(arguments: LrkTrainingArguments, config: PretrainedConfig) -> None:
+    """Refuse what another's attention would refuse in a step, or after all of them in evaluation.
+
+    A window in tokens and one in positions are the same where no position lies beyond it.
+
+    Raises:
+        ValueError: for weights that its kernels do not take, and with a sliding window for
+            positions that skip farther than it reaches, or with sdpa for longer samples.
+    """
+    name = arguments.kernels[ATTENTION]
+    if isinstance(name, bool):
+        return
+    instead = "or leave kernels.attention true"
+    dtype = stored_dtype(arguments, config)
+    halves = dtype in flash_attention.DTYPES or arguments.bf16 or arguments.fp16
+    if not (halves or arguments.use_cpu):
+        raise ValueError(
+            f"kernels.attention is {name!r}, whose kernels take float16 and bfloat16, and the "
+            f"weights are {dtype}: set bf16 or dtype, {instead}"
+        )
+    window = sliding_window_of(config)
+    if window is None:
+        return
+    length = arguments.train_length
+    if name == SDPA and length > window:
+        raise ValueError(
+            f"train_length is {length} with kernels.attention {name!r}, which has no windows, and "
+            f"the model's sliding_window is {window}: shorten samples, {instead}"
+        )
+    for argument, reach in _reaches_of_skips(arguments):
+        if reach > window:
+            raise ValueError(
+                f"{argument} is {reach} with kernels.attention {name!r}, which counts the model's "
+                f"sliding_window of {window} in tokens, where positions skip: keep {argument} "
+                f"within the window, take contiguous positions, {instead}"
+            )
+
+
+def _reaches_of_skips(arguments: LrkTrainingArguments) -> Iterator[tuple[str, int]]:
+    """How far positions reach that may skip, with the argument that says so."""
+    length, reach = arguments.train_length, arguments.reach_length
+    spreads = arguments.position_method != "contiguous" and arguments.contiguous_share < 1
+    # A document of a packed sample is spread by itself, also over no more than the sample.
+    if spreads and (reach > length or arguments.pack):
+        times = "" if arguments.position_reach == 1 else "position_reach times "
+        yield f"{times}target_length", reach
+    if arguments.eval_data and arguments.eval_position_method != "contiguous":
+        yield from (
+            ("eval_lengths", each) for each in arguments.eval_lengths or [] if each > length
+        )
 
 
 def load_tokenizer(

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from lrk import atomic
 from lrk.env import environment
 from lrk.hf import patch
-from lrk.hf.backends import attention_name, check_attention
+from lrk.hf.backends import installed_attention
 from lrk.recipe import (
     Samples,
     SampleStream,
@@ -33,6 +33,7 @@ from lrk.train.extension import extend
 from lrk.train.lora import add_lora, merge_lora
 from lrk.train.loss_curve import draw_loss_curve
 from lrk.train.pretrained import (
+    check_attention_fits,
     check_checkpoint,
     check_vocabulary,
     load_config,
@@ -54,8 +55,9 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
         ValueError: in one sentence, for anything that the arguments get wrong.
     """
     run_folder.check(arguments)
-    check_attention(attention_name(arguments.kernels["attention"]))
+    installed_attention(arguments.kernels["attention"])
     config = load_config(arguments)
+    check_attention_fits(arguments, config)
     tokenizer = load_tokenizer(arguments, config)
     samples, evaluation = load_samples(arguments, tokenizer)
     return build_trainer(load_model(arguments), tokenizer, samples, arguments, evaluation)
@@ -224,13 +226,14 @@ def build_trainer(
     the last).
 
     Raises:
-        ValueError: if the output folder holds another run, tokenizer and model do not fit, or the
-            model cannot be extended or patched.
+        ValueError: if the output folder holds another run, tokenizer or attention and model do not
+            fit, or the model cannot be extended or patched.
     """
     arguments.resume_from_checkpoint = run_folder.check(arguments)
     if arguments.resume_from_checkpoint is not None:
         check_checkpoint(Path(arguments.resume_from_checkpoint), arguments, model.config)
     check_vocabulary(tokenizer, model.config.vocab_size)
+    check_attention_fits(arguments, model.config)
     extend(model, arguments.target_length, arguments.rope_theta)
     tokenizer.model_max_length = model.config.max_position_embeddings
     patch(model, **arguments.kernels, tile_tokens=arguments.tile_tokens)

@@ -177,9 +177,9 @@ def test_refusals(model):
         self_extend(model, window=9, group=4).__enter__()
     with pytest.raises(ValueError, match="window is 128; it must be at most shift, 10"):
         string(model, shift=10).__enter__()
-    for parts in ({"rope": False}, {"attention": False}):
+    for parts in ({"rope": False}, {"attention": False}, {"attention": "sdpa"}):
         lrk.patch(model, **parts)
-        with pytest.raises(ValueError, match="model is a LlamaForCausalLM that is not patched"):
+        with pytest.raises(ValueError, match="that is not patched with lrk's RoPE"):
             dca(model, chunk=6, length=10).__enter__()
     shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 9}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}

@@ -15,7 +15,7 @@ BOUNDARIES = torch.tensor([0, 4, 8], dtype=torch.int32)
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize(("backend", "window"), [("lrk", None), ("lrk_fa2", 31)])
 def test_opcheck_of_positions(mask, boundaries, dtype, backend, window):
-    arguments = (POSITIONS.to(dtype), 2, backend, mask, boundaries, window)
+    arguments = (POSITIONS.to(dtype), 2, backend, mask, boundaries, boundaries, window, 4)
     torch.library.opcheck(torch.ops.lrk.checked_positions.default, arguments)
 
 

@@ -4,6 +4,7 @@ FlashAttention is not here; transformers' integration of it is, and calls a stan
 """
 
 import copy
+import sys
 from functools import partial
 
 import pytest
@@ -16,7 +17,7 @@ from transformers.utils.generic import is_flash_attention_requested
 import lrk
 from lrk.hf import flash_attention
 from lrk.hf.backends import BACKENDS, OURS
-from lrk.hf.cache_name import named_cache
+from lrk.hf.cache_name import cache_of, named_cache
 from tests.hf import stand_in_flash_attn
 
 FLASH = tuple(flash_attention.BACKENDS)
@@ -224,6 +225,15 @@ def test_a_window_of_positions_is_refused(shape, installed, attention):
         model(12)(INPUT_IDS)
 
 
+def test_a_window_of_no_layer_is_none(shape):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    windows = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(**shape, **windows))
+    assert model.config.layer_types == ["full_attention"] * 2
+    lrk.patch(model, attention="sdpa")(INPUT_IDS, position_ids=SKIPPED)
+
+
 @pytest.mark.parametrize("window", [1, 2, 3, 5, 8, 20])
 def test_windows_differ_where_a_pair_does(window):
     from lrk.hf.base_model import _windows_differ
@@ -329,11 +339,11 @@ def test_sdpa_refuses_queries_on_a_cache(llama):
 def test_what_flash_attention_refuses(llama, installed, monkeypatch):
     model = lrk.patch(llama, attention="flash_attention_3")
     with pytest.raises(
-        ValueError, match="'flash_attention_3', which takes float16 and bfloat16, and"
+        ValueError, match="'flash_attention_3', whose kernels take float16 and bfloat16, and"
     ):
         copy.deepcopy(model).float()(INPUT_IDS)
     monkeypatch.setattr(flash_attention, "LARGEST_HEAD_DIM", 7)
-    with pytest.raises(ValueError, match="takes heads of up to 7 numbers, and the model's have 8"):
+    with pytest.raises(ValueError, match="take heads of up to 7 numbers, and the model's have 8"):
         model(INPUT_IDS)
 
 
@@ -365,14 +375,37 @@ def test_autocast_is_half_precision(llama, installed):
 
 @pytest.mark.parametrize("given", [(None, None), (8, 9)])
 def test_the_longest_document_is_found_once(llama, installed, given):
-    """Or handed by the collator."""
+    """Also where more was given."""
     documents = dict(PACKED, cu_seq_lens_q=torch.tensor([0, 5, 12, 18, 24]))
     documents["cu_seq_lens_k"] = documents["cu_seq_lens_q"]
     documents["position_ids"] = torch.arange(12).repeat(2, 1)
     documents |= {"max_length_q": given[0], "max_length_k": given[1]}
     lrk.patch(llama, attention="flash_attention_2")(INPUT_IDS, **documents)
-    expected = (7, 7) if given == (None, None) else given
-    assert [(call["max_seqlen_q"], call["max_seqlen_k"]) for call in installed] == [expected] * 2
+    assert [(call["max_seqlen_q"], call["max_seqlen_k"]) for call in installed] == [(7, 7)] * 2
+
+
+@pytest.mark.parametrize("name", ["max_length_q", "max_length_k"])
+def test_a_longest_document_that_is_too_short_is_refused(llama, installed, name):
+    """FlashAttention would not compute the rest."""
+    stale = {**PACKED, name: 11}
+    model = lrk.patch(llama, attention="flash_attention_2")
+    with pytest.raises(ValueError, match=f"{name} is 11, and the longest document has 12 tokens"):
+        model(INPUT_IDS, **stale)
+    lrk.patch(llama)(INPUT_IDS, **stale)
+
+
+def test_the_longest_document_is_never_1(llama, installed):
+    """Which would promise that each document has a query, and one has none."""
+    documents = {
+        "cu_seq_lens_q": torch.tensor([0, 1, 1, 2, 3]),
+        "cu_seq_lens_k": torch.tensor([0, 1, 1, 2, 3]),
+    }
+    expected, found = (
+        lrk.patch(llama, attention=name)(INPUT_IDS[:1, :3], **documents).logits
+        for name in ("lrk", "flash_attention_2")
+    )
+    torch.testing.assert_close(found, expected)
+    assert {(call["max_seqlen_q"], call["max_seqlen_k"]) for call in installed} == {(2, 2)}
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
@@ -390,6 +423,64 @@ def test_documents_across_rows_are_refused(llama, installed, attention):
     documents = torch.tensor([0, 5, 24], dtype=torch.int32)
     with pytest.raises(ValueError, match="cu_seq_lens_q has a document across two rows of 12 tok"):
         model(INPUT_IDS, position_ids=torch.arange(12)[None], cu_seq_lens_q=documents)
+
+
+@pytest.mark.parametrize("position_ids", [None, SKIPPED], ids=["no positions", "positions"])
+@pytest.mark.parametrize("attention", ["lrk", "sdpa", "flash_attention_2"])
+@pytest.mark.parametrize(
+    ("ends", "ends_k", "sentence"),
+    [
+        ([0, 5, 24], [0, 5, 24], "cu_seq_lens_q has a document across two rows of 12 tokens"),
+        ([0, 12, 24], [0, 4, 24], "cu_seq_lens_k has a document across two rows of 12 tokens"),
+        (None, [0, 12, 24], "cu_seq_lens_k is given without cu_seq_lens_q"),
+        ([0, 12, 18], None, "cu_seq_lens_q ends at 18; it must end at 24, with 2 rows of 12 tok"),
+        ([0, 12, 24], [0, 12, 25], "cu_seq_lens_k ends at 25; it must end at 24"),
+        ([2, 12, 24], None, "cu_seq_lens_q starts at 2; it must start at 0"),
+        ([0, 12, 7, 24], None, "cu_seq_lens_q falls by 5; each document ends where it starts or"),
+        ([0, 12, 24], [0, 12, 18, 24], r"cu_seq_lens_k has shape \(4,\); .* that of cu_seq_lens_q"),
+        ([0], None, r"cu_seq_lens_q has shape \(1,\); it must be \(N \+ 1,\) for N documents"),
+        ([0, 0], None, "cu_seq_lens_q ends at 0; it must end at 24"),
+    ],
+)
+def test_documents_that_are_none_are_refused(
+    llama, installed, attention, position_ids, ends, ends_k, sentence
+):
+    model = lrk.patch(llama, attention=attention)
+    documents = {
+        name: None if given is None else torch.tensor(given, dtype=torch.int32)
+        for name, given in (("cu_seq_lens_q", ends), ("cu_seq_lens_k", ends_k))
+    }
+    with pytest.raises(ValueError, match=sentence):
+        model(INPUT_IDS, position_ids=position_ids, **documents)
+
+
+def test_documents_of_single_tokens_are_looked_at(llama):
+    model = lrk.patch(llama, attention="sdpa")
+    with pytest.raises(ValueError, match="cu_seq_lens_q ends at 3; it must end at 2, with 2 rows"):
+        model(INPUT_IDS[:, :1], cu_seq_lens_q=torch.tensor([0, 1, 3]))
+
+
+@pytest.mark.parametrize("attention", ["lrk", "sdpa", "flash_attention_2"])
+def test_positions_that_nobody_gives_are_the_stock_ones(llama, installed, attention):
+    """Documents are looked at beside them, also behind a cache."""
+    model = lrk.patch(llama.eval(), attention=attention)
+    expected = model(INPUT_IDS).logits
+    documents = {"cu_seq_lens_q": TWO_ROWS, "cu_seq_lens_k": TWO_ROWS}
+    torch.testing.assert_close(model(INPUT_IDS, **documents).logits, expected)
+    cache = cache_of(model(INPUT_IDS[:, :11], use_cache=True))
+    single = {"cu_seq_lens_q": torch.tensor([0, 1, 2])}
+    if attention != "sdpa":
+        single["cu_seq_lens_k"] = TWO_ROWS
+    after = model(INPUT_IDS[:, 11:], **named_cache(cache), **single).logits
+    torch.testing.assert_close(after, expected[:, 11:])
+
+
+def test_sdpa_refuses_documents_in_a_cache(llama):
+    model = lrk.patch(llama, attention="sdpa").eval()
+    cache = cache_of(model(INPUT_IDS[:, :11], use_cache=True))
+    documents = {"cu_seq_lens_q": torch.tensor([0, 1, 2]), "cu_seq_lens_k": TWO_ROWS}
+    with pytest.raises(ValueError, match="no documents, and cu_seq_lens_k packs the keys of a"):
+        model(INPUT_IDS[:, 11:], **named_cache(cache), **documents)
 
 
 def test_positions_that_start_again_are_refused(llama, installed):
@@ -422,6 +513,29 @@ def test_a_package_that_is_missing_is_named(llama, monkeypatch, attention):
         lrk.AutoLrkModelForCausalLM.from_config(llama.config, attention=attention)
     monkeypatch.delattr(f"transformers.utils.is_flash_attn_{attention[-1]}_available")
     with pytest.raises(ValueError, match=r"which transformers 5\S+ does not know: use a later rel"):
+        lrk.patch(llama, attention=attention)
+
+
+@pytest.mark.parametrize("attention", FLASH)
+def test_a_package_that_is_broken_is_named(llama, installed, monkeypatch, attention):
+    """Each time: some releases of transformers note the import before they try it."""
+    package = flash_attention.PACKAGES[attention]
+    modules = ("flash_attn", "flash_attn_interface", "flash_attn.cute")
+    other = next(name for name in FLASH if name != attention)
+    lrk.patch(llama, attention=other)
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=f"'{attention}', but {package} is installed and cannot be imported: i"
+        ):
+            lrk.patch(llama, attention=attention)
+    assert llama.config._attn_implementation == BACKENDS[other]
+    # Somebody else imported it, and went on.
+    integration = flash_attention.integration
+    monkeypatch.setattr(integration, "_loaded_implementation", attention)
+    monkeypatch.setattr(integration, "_flash_varlen_fn", None)
+    with pytest.raises(ValueError, match=f"{package} is installed and cannot be imported: transf"):
         lrk.patch(llama, attention=attention)
 
 
@@ -460,6 +574,29 @@ def test_patch_and_unpatch(llama, installed, attention):
     assert made.config._attn_implementation == BACKENDS[attention]
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_a_model_of_a_patched_models_config(llama, installed, attention):
+    """Its stock attention is not what the config names, but transformers' own."""
+    for choice in (False, "lrk"):
+        lrk.patch(llama, attention=attention)
+        other = type(llama)(llama.config)
+        assert other.config._attn_implementation == BACKENDS[attention]
+        lrk.patch(other, attention=choice)
+        assert other.config._attn_implementation == ("lrk" if choice else "sdpa")
+        lrk.unpatch(other)
+        assert other.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_messages_name_the_attention(llama, installed, attention):
+    model = lrk.patch(llama, attention=attention)
+    with pytest.raises(ValueError, match=f"strange reached the {attention} attention, which does"):
+        model(INPUT_IDS, strange=1)
+    llama.config.attention_dropout = 0.1
+    with pytest.raises(ValueError, match=rf"is 0\.1; the {attention} attention has none"):
+        lrk.patch(llama, attention=attention)
+
+
 @pytest.mark.parametrize("name", ["sdpa", "flash_attention_2"])
 def test_transformers_own_backend_is_refused_as_before(llama, installed, monkeypatch, name):
     model = lrk.patch(llama, attention=name)
@@ -496,4 +633,19 @@ def test_compiled(llama, installed, attention, inputs):
     expected = model(INPUT_IDS, **inputs).logits
     found = torch.compile(model, backend="aot_eager", fullgraph=True)(INPUT_IDS, **inputs).logits
     torch.testing.assert_close(found, expected)
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+@torch.no_grad()
+def test_documents_are_looked_at_in_a_graph(llama, installed, attention):
+    """Without positions too."""
+    torch._dynamo.reset()
+    model = lrk.patch(llama, attention=attention)
+    model.model.layers = model.model.layers[:1]
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled(INPUT_IDS, cu_seq_lens_q=TWO_ROWS, cu_seq_lens_k=TWO_ROWS)
+    wrong = torch.tensor([0, 5, 24], dtype=torch.int32)
+    with pytest.raises(ValueError, match="cu_seq_lens_q has a document across two rows of 12"):
+        compiled(INPUT_IDS, cu_seq_lens_q=wrong, cu_seq_lens_k=wrong)
     torch._dynamo.reset()

@@ -201,7 +201,11 @@ def test_flash_attention_allocates_float32_sums(config, attention):
         ({"attention": "flash_attention_2", "gpu": "cpu"}, "is flash_attention_2; it needs a GPU"),
         (
             {"attention": "flash_attention_2", "dtype": "float32"},
-            "it needs a GPU, and dtype bfloat16 or float16 or bf16 autocast",
+            "flash_attention_2; it needs dtype bfloat16 or float16, or bf16 autocast",
+        ),
+        (
+            {"attention": "sdpa", "dtype": "float32"},
+            "attention is sdpa; it needs dtype bfloat16 or float16, or bf16 autocast",
         ),
         (
             {"attention": "sdpa", "keep_attention": True},

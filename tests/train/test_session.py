@@ -12,12 +12,14 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 import lrk
 from lrk.positions import scaled_rope_theta
 from lrk.recipe import Placement, Samples
 from lrk.train import LrkTrainer, build_trainer, run, train
+from lrk.train.dry_run import dry_run
+from lrk.train.pretrained import check_attention_fits, load_config
 from lrk.train.session import set_up
 from lrk.train.telemetry import read_metrics
 
@@ -199,6 +201,105 @@ def test_an_attention_that_is_not_installed_shows_before_the_model_is_read(argum
     made = arguments(kernels={"attention": "flash_attention_3"}, model_name_or_path="nowhere")
     with pytest.raises(ValueError, match="transformers finds no package flash-attn-3 and a GPU"):
         set_up(made)
+
+
+@pytest.fixture
+def windowed(arguments, tmp_path, corpus):
+    """Arguments with a window of 64 tokens, of a model that has a config and nothing else."""
+    windows = {"max_position_embeddings": 512, "sliding_window": 64}
+    sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    MistralConfig(**windows, **sizes, **heads).save_pretrained(tmp_path / "mistral")
+
+    def make(attention, **changes):
+        options = {
+            "model_name_or_path": str(tmp_path / "mistral"),
+            "kernels": {"attention": attention},
+            "pack": False,
+            "position_method": "contiguous",
+            "dtype": "bfloat16",
+            "eval_data": [str(corpus / "held_out" / "4.txt")],
+        }
+        return arguments(**options | changes)
+
+    return make
+
+
+SPREAD = {"position_method": "longrecipe", "eval_data": []}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "eval_lengths is 256 with .*: keep eval_lengths within the window, take contiguous"),
+        ({"eval_lengths": [32, 65]}, "eval_lengths is 65 with kernels.attention"),
+        (SPREAD, "target_length is 256 with .* counts the model's sliding_window of 64 in tokens"),
+        (
+            {**SPREAD, "target_length": 64, "position_reach": 1.25},
+            "position_reach times target_length is 80 with kernels.attention",
+        ),
+    ],
+)
+def test_a_window_of_positions_shows_before_the_weights_are_read(
+    windowed, tokenizer, attention, changes, sentence
+):
+    """After all steps, or in the first, it would be too late."""
+    made = windowed(attention, **changes)
+    with pytest.raises(ValueError, match=sentence):
+        check_attention_fits(made, load_config(made))
+    with pytest.raises(ValueError, match=sentence):
+        dry_run(made)
+    model = MistralForCausalLM(load_config(made))
+    with pytest.raises(ValueError, match=sentence):
+        build_trainer(model, tokenizer, None, made)
+    assert type(model) is MistralForCausalLM
+    if attention == "sdpa":
+        with pytest.raises(ValueError, match=sentence):
+            set_up(made)
+    lrk_runs = windowed(True, **changes)
+    check_attention_fits(lrk_runs, load_config(lrk_runs))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eval_lengths": [32, 64]},
+        {"eval_position_method": "contiguous"},
+        {"eval_data": []},
+        {**SPREAD, "target_length": 64},
+        {**SPREAD, "contiguous_share": 1.0},
+    ],
+)
+def test_a_window_that_hides_the_same_is_no_reason(windowed, attention, changes):
+    made = windowed(attention, **changes)
+    check_attention_fits(made, load_config(made))
+
+
+def test_samples_that_are_longer_than_a_window(windowed):
+    lengths = {"train_length": 65, "target_length": 65}
+    made = windowed("sdpa", **lengths)
+    with pytest.raises(ValueError, match=r"train_length is 65 .* the model's sliding_window is 64"):
+        check_attention_fits(made, load_config(made))
+    made = windowed("flash_attention_2", **lengths)
+    check_attention_fits(made, load_config(made))
+    # Documents of a packed sample are spread one by one.
+    made = windowed("flash_attention_2", **lengths, **SPREAD | {"pack": True})
+    with pytest.raises(ValueError, match="target_length is 65 with kernels"):
+        check_attention_fits(made, load_config(made))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_weights_that_the_kernels_do_not_take(arguments, attention):
+    made = arguments(kernels={"attention": attention}, pack=False, dtype="float32")
+    config = load_config(made)
+    check_attention_fits(made, config)
+    made.use_cpu = False
+    with pytest.raises(ValueError, match=f"'{attention}', whose kernels take .* are torch.float32"):
+        check_attention_fits(made, config)
+    made.bf16 = True
+    check_attention_fits(made, config)
 
 
 def test_a_packed_batch_is_its_documents_one_by_one(arguments, model_folder):
