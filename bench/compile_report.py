@@ -50,8 +50,11 @@ class Processor(NamedTuple):
 
 PROCESSORS = {
     "sm_80": Processor(65_536, 164 * 1024, 64, 32, 8),
+    "sm_86": Processor(65_536, 100 * 1024, 48, 16, 8),
+    "sm_89": Processor(65_536, 100 * 1024, 48, 24, 8),
     "sm_90": Processor(65_536, 228 * 1024, 64, 32, 8),
     "sm_100": Processor(65_536, 228 * 1024, 64, 32, 8),
+    "sm_120": Processor(65_536, 100 * 1024, 48, 24, 8),
     "gfx942": Processor(131_072, 64 * 1024, 32, 32, 8),
 }
 _RESERVED_SHARED = 1024  # per block, by CUDA

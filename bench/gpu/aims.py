@@ -84,8 +84,10 @@ def _ratio(aim: str, ours: float | None, other: float | None, limit: float) -> F
 def _reading(rows: list[Row], shape: dict[str, int]) -> Found:
     """K and V come once from memory, at the bandwidth that the card reached for a copy."""
     aim = f"decoding at {shape['Sk']:,} keys at most 1.5 of the time of reading them"
-    ours = (row for row in rows if (row.op, row.shape, row.provider) == ("decoding", shape, LRK))
-    share = next((row.share for row in ours), None)
+    ours = [row for row in rows if (row.op, row.shape, row.provider) == ("decoding", shape, LRK)]
+    if any(row.ok is False for row in ours):
+        return Found(aim, "wrong", False)
+    share = next((row.share for row in ours if row.share is not None), None)
     if share is None:
         return Found(aim, "", None)
     return Found(aim, f"{1 / share:.2f}", share >= 1 / 1.5)

@@ -51,10 +51,12 @@ def _ends(case: AttentionCase) -> Tensor:
 
 
 def _longer_keys(case: AttentionCase) -> Tensor:
-    """Ends of the documents of the keys, which are those of the queries and as many more."""
-    extra = case.k_length - case.q_length
-    s = case.q_length
-    inner = torch.tensor([s // 3, s // 3 + extra, min(s // 2 + 3, s) + extra, s + extra])
+    """Ends of the documents of the keys: those of the queries and more, 7 without a query."""
+    s, extra = case.q_length, case.k_length - case.q_length
+    half = extra // 2
+    inner = torch.tensor(
+        [s // 3 + half - min(half, 7), s // 3 + half, min(s // 2 + 3, s) + half, s + extra]
+    )
     rows = case.k_length * torch.arange(case.batch)[:, None]
     return torch.cat([torch.zeros(1, dtype=torch.int64), (inner + rows).flatten()])
 

@@ -24,20 +24,26 @@ from bench.gpu.sizes import Heads, Sizes
 from bench.gpu.tiles import CANDIDATES, Candidate, candidates, with_tiles
 from bench.offline import compiled_launches
 from lrk.kernels.attention import attention_triton
-from lrk.kernels.cross_entropy import linear_cross_entropy_triton
+from lrk.kernels.cross_entropy import (
+    linear_cross_entropy_triton,
+    linear_kl_triton,
+    token_logprobs_triton,
+)
 from lrk.kernels.rope import rope_triton
 
 _CPU = torch.device("cpu")
 
 
 class Job(NamedTuple):
-    """Kernels of one call: attention's of a case, with other tiles; or of RoPE; or of a loss."""
+    """Kernels of one call: attention's of a case, with other tiles; or of RoPE; or of a loss, which
+    is "linear_cross_entropy", "linear_kl" or "entropy"."""
 
     attention: AttentionCase | None = None
     candidate: Candidate | None = None
     rope: AttentionCase | None = None
     vocab: int = 0
     dtype: torch.dtype = torch.bfloat16
+    loss: str = "linear_cross_entropy"
 
 
 def jobs(sizes: Sizes) -> list[Job]:
@@ -60,12 +66,14 @@ def jobs(sizes: Sizes) -> list[Job]:
     for kernel, documents in product(CANDIDATES, (False, True)):
         variant = "documents" if documents else "causal"
         case = AttentionCase(variant, sizes.dtype, model.head_dim, heads, 1, sizes.long, sizes.long)
-        found += [Job(case, candidate) for candidate in candidates(sizes, kernel)]
+        found += [Job(case, candidate) for candidate in candidates(sizes, kernel, documents)]
     dtypes = torch.bfloat16, torch.float16, torch.float32
     found += [Job(rope=case) for case in cases if case.variant == "causal"]
     vocabularies = {model.vocab for model in sizes.models.values()} | {sizes.loss_shape[2]}
     found += [Job(vocab=vocab) for vocab in sorted(vocabularies)]
-    return found + [Job(vocab=vocab, dtype=each) for vocab in (1003, 32_000) for each in dtypes]
+    found += [Job(vocab=vocab, dtype=each) for vocab in (1003, 32_000) for each in dtypes]
+    others = "linear_kl", "entropy"
+    return found + [Job(vocab=1003, dtype=each, loss=loss) for loss in others for each in dtypes]
 
 
 def compile_job(job: Job, arch: str) -> int:
@@ -93,7 +101,13 @@ def call(job: Job) -> None:
             torch.empty(rows, 8, dtype=job.dtype, requires_grad=True) for rows in (64, job.vocab)
         )
         labels = torch.zeros(64, dtype=torch.int64)
-        linear_cross_entropy_triton(hidden, weight, labels).backward()
+        if job.loss == "linear_kl":
+            linear_kl_triton(hidden, weight, hidden, weight, labels).backward()
+        elif job.loss == "entropy":
+            found = token_logprobs_triton(hidden, weight, labels, softcap=20.0, entropy=True)
+            sum(x.sum() for x in found if x is not None).backward()
+        else:
+            linear_cross_entropy_triton(hidden, weight, labels).backward()
 
 
 def _heads(case: AttentionCase) -> list[torch.Tensor]:

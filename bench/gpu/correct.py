@@ -118,6 +118,7 @@ def check_long_attention(
     ends = None
     if documents is not None:
         ends = torch.linspace(0, s, documents + 1, device=DEVICE).int()
+        ends = torch.cat([ends[:1], ends])  # a single one would be taken for the row that it is
 
     def run() -> Sequence[Tensor]:
         leaves = [x.detach().requires_grad_() for x in (q, k, v)]
@@ -214,8 +215,8 @@ class LossCase(NamedTuple):
 
 
 def _many(sizes: Sizes, small: tuple[int, int, int]) -> tuple[int, int, int]:
-    """More than 2,048 tokens, in chunks of 1,024: from there on these share a product."""
-    return min(sizes.loss_tokens[0], 2100), *small[1:]
+    """Tokens of which, a fifth being ignored, more are left than share a product for the weight."""
+    return min(sizes.loss_tokens[0], 6000), *small[1:]
 
 
 def _loss_cells(sizes: Sizes) -> Iterator[Cell]:

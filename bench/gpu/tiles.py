@@ -55,7 +55,8 @@ CANDIDATES = {
     ),
 }
 PRODUCTS = {OUT: 2, QUERY_GRADIENT: 3, KEY_GRADIENT: 4}
-LOSS_CHUNKS = (1024, 2048, 4096)
+LOSS_CHUNKS = (None, 1024, 2048, 4096)
+"""Tokens whose logits, and gradients, are in memory at once; None: as the loss chooses."""
 IN_THE_TABLE = "in the table now"
 
 
@@ -71,19 +72,25 @@ class Candidate(NamedTuple):
         return f"{self.kernel} {m}x{n} w{warps} s{stages}{' split' if split else ''}"
 
 
-def candidates(sizes: Sizes, kernel: str) -> list[Candidate]:
+def candidates(sizes: Sizes, kernel: str, documents: bool) -> list[Candidate]:
     """What the table has, and as many others as are wanted."""
     model = next(iter(sizes.models.values()))
-    some = [in_the_table(kernel, model, sizes.dtype), *CANDIDATES[kernel]]
+    some = [in_the_table(kernel, model, sizes.dtype, documents), *CANDIDATES[kernel]]
     return [Candidate(kernel, each) for each in dict.fromkeys(some[: sizes.candidates])]
 
 
-def in_the_table(kernel: str, model: Model, dtype: torch.dtype) -> Tiles:
+def in_the_table(kernel: str, model: Model, dtype: torch.dtype, documents: bool) -> Tiles:
     """The tile that a causal call of the model takes on this card."""
     q = torch.empty(1, 1, 1, model.head_dim, dtype=dtype)
     arch = "sm_{}{}".format(*torch.cuda.get_device_capability())
-    mask = Mask(None, None, None, None, None, causal=True, q_offset=0, window=None)
-    return tiles.choose(kernel, arch, q, mask, None, is_described(arch, q))
+    return tiles.choose(kernel, arch, q, _mask(1, documents), None, is_described(arch, q))
+
+
+def _mask(length: int, documents: bool) -> Mask:
+    """Causal, in one row that is a document; or told so by its ends, with an empty document before
+    it, for a single one would be taken for the row that it is."""
+    ends = torch.tensor([0, 0, length], dtype=torch.int32, device=DEVICE) if documents else None
+    return Mask(ends, ends, None, None, None, causal=True, q_offset=0, window=None)
 
 
 @contextmanager
@@ -107,15 +114,16 @@ def cells(sizes: Sizes) -> Iterator[Cell]:
     for kernel, documents in product(CANDIDATES, (False, True)):
         direction = FORWARD if kernel == OUT else BACKWARD
         layout = "documents" if documents else "rows"
-        for candidate in candidates(sizes, kernel):
+        for candidate in candidates(sizes, kernel, documents):
             what = Row("attention", direction, shape, dtype, "lrk", f"{candidate.name}, {layout}")
-            if candidate.tiles == in_the_table(kernel, model, sizes.dtype):
+            if candidate.tiles == in_the_table(kernel, model, sizes.dtype, documents):
                 what = replace(what, note=IN_THE_TABLE)
             yield Cell(what, partial(_time_tiles, what, candidate, documents, model, sizes))
     tokens, vocab, width = sizes.loss_tokens[-1], model.vocab, model.hidden
     for chunk in LOSS_CHUNKS:
         shape = {"N": tokens, "W": width, "V": vocab}
-        what = Row("linear_cross_entropy", BOTH, shape, dtype, "lrk", f"chunks of {chunk}")
+        name = "chunks as chosen" if chunk is None else f"chunks of {chunk}"
+        what = Row("linear_cross_entropy", BOTH, shape, dtype, "lrk", name)
         yield Cell(what, partial(_time_chunks, what, chunk, sizes.dtype))
 
 
@@ -146,9 +154,7 @@ def _kernel(kernel: str, documents: bool, model: Model, sizes: Sizes) -> Callabl
     s, d, scale = sizes.long, model.head_dim, model.head_dim**-0.5
     q, grad_out = (random_heads(1, model.num_heads, s, d, sizes.dtype) for _ in range(2))
     k, v = (random_heads(1, model.num_kv_heads, s, d, sizes.dtype) for _ in range(2))
-    # An empty document too: a single one would be taken for the row that it is.
-    ends = torch.tensor([0, 0, s], dtype=torch.int32, device=DEVICE) if documents else None
-    mask = Mask(ends, ends, None, None, None, causal=True, q_offset=0, window=None)
+    mask = _mask(s, documents)
     if kernel == OUT:
         return lambda: forward.launch(q, k, v, mask, scale, None)
     out, lse = forward.launch(q, k, v, mask, scale, None)
@@ -162,7 +168,7 @@ def _kernel(kernel: str, documents: bool, model: Model, sizes: Sizes) -> Callabl
     )
 
 
-def _time_chunks(what: Row, chunk: int, dtype: torch.dtype) -> Iterator[Row]:
+def _time_chunks(what: Row, chunk: int | None, dtype: torch.dtype) -> Iterator[Row]:
     tokens, width, vocab = what.shape.values()
     hidden = torch.randn(tokens, width, device=DEVICE, dtype=dtype, requires_grad=True)
     weight = (torch.randn(vocab, width, device=DEVICE) * width**-0.5).to(dtype).requires_grad_()

@@ -11,7 +11,7 @@ from ..target import require_launchable
 from .mask import Mask
 from .tiles import Tiles
 
-LENGTHS = ["heads", "rows", "q_length", "k_length", "q_offset", "window"]
+LENGTHS = ["heads", "rows", "together", "q_length", "k_length", "q_offset", "window"]
 """Arguments by whose values Triton need not compile anew."""
 
 

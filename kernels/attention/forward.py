@@ -14,7 +14,7 @@ from .arguments import LENGTHS, check_launchable, common_arguments, strides, til
 from .mask import Mask
 from .memory import descriptor, document_offset, is_described, load_tile, store_tile
 from .online_softmax import add_keys
-from .schedule import document_tiles, grid, key_range, locate, position_at, program
+from .schedule import document_tiles, grid, heads_together, key_range, locate, position_at, program
 
 
 def launch(
@@ -49,6 +49,7 @@ def launch(
             unit=scale if softcap is None else softcap,
             **strides("o", out),
             **tile_arguments(table, q),
+            together=heads_together(k, k.shape[1]) * (q.shape[1] // k.shape[1]),
             **common_arguments(q, k, v, mask, scale, softcap, config),
         )
     return out, lse
@@ -89,6 +90,7 @@ def _attention_forward(
     stride_position,
     heads,
     rows,
+    together,
     q_length,
     k_length,
     q_offset,
@@ -104,7 +106,7 @@ def _attention_forward(
     BLOCK_N: tl.constexpr,
 ):
     # Under causality the last tiles see most keys.
-    tile, row, head = program(heads, rows, LAST_FIRST=True)
+    tile, row, head = program(heads, rows, together, LAST_FIRST=True)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tile,
         row,

@@ -17,7 +17,16 @@ from .memory import (
     store_tile,
 )
 from .query_gradient import load_lse
-from .schedule import document_tiles, grid, in_reach, locate, position_at, program, query_range
+from .schedule import (
+    document_tiles,
+    grid,
+    heads_together,
+    in_reach,
+    locate,
+    position_at,
+    program,
+    query_range,
+)
 from .softcap import capped
 
 
@@ -53,12 +62,14 @@ def launch(
         scale=scale,
         SPLIT=config.split,
         **tile_arguments(table, q),
+        together=heads_together(q, k.shape[1]),
         **common_arguments(q, k, v, mask, scale, softcap, config),
     )
 
 
 EDGE = tl.constexpr(16)
-"""Queries of a tile that comes by pointers where the others come by descriptors: registers."""
+"""Queries of a tile at a document's end, which come by pointers; few, to leave registers to the
+others."""
 
 
 @triton.jit(do_not_specialize=LENGTHS)
@@ -107,6 +118,7 @@ def _attention_key_gradient(
     stride_position,
     heads,
     rows,
+    together,
     q_length,
     k_length,
     q_offset,
@@ -123,7 +135,7 @@ def _attention_key_gradient(
     SPLIT: tl.constexpr,
 ):
     """dk and dv of a tile of keys, walking over the queries of all heads that share them."""
-    tile, row, kv_head = program(heads // GROUP, rows, LAST_FIRST=False)
+    tile, row, kv_head = program(heads // GROUP, rows, together, LAST_FIRST=False)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tile,
         row,

@@ -34,11 +34,16 @@ class Mask(NamedTuple):
     window: int | None
 
     def by_rows(self, q: Tensor, k: Tensor) -> "Mask":
-        """The same mask without boundaries where these say that each row is a document.
-
-        Documents lie in one row each and together hold all tokens: as many as rows are the rows.
-        """
-        rows = q.shape[0]
-        if self.cu_seqlens is None or self.cu_seqlens.shape[0] != rows + 1:
+        """The same mask without boundaries where these say that each row is a document."""
+        if self.cu_seqlens is None or not a_document_a_row(self.cu_seqlens, q.shape[0]):
             return self
         return self._replace(cu_seqlens=None, cu_seqlens_k=None, q_offset=k.shape[2] - q.shape[2])
+
+
+def a_document_a_row(cu_seqlens: Tensor | None, batch: int) -> bool:
+    """Whether each of `batch` rows is one document.
+
+    No document lies across two rows, and together they hold all tokens: as many as rows are the
+    rows. To count them needs no synchronisation with the device.
+    """
+    return cu_seqlens is None or cu_seqlens.shape[0] == batch + 1

@@ -51,8 +51,8 @@ def attention(
         window: see only the last `window` keys up to a query's own, itself included; as
             `sliding_window` in transformers. Needs `causal`.
         window_position_ids: (B or 1, Sk) int: count the window in positions, not in keys; key j is
-            visible if `position[p] - position[j] < window`. Strictly increasing in a document.
-            `p` must be below Sk.
+            visible if `position[p] - position[j] < window`. Strictly increasing in a document, and
+            without documents in a row, beyond `kv_lengths` too. `p` must be below Sk.
         scale: factor of the scores, default `D ** -0.5`.
         softcap: replace scores s by `softcap * tanh(s / softcap)` (Gemma 2, arXiv 2408.00118).
         return_lse: also return the lse.

@@ -18,7 +18,16 @@ from .memory import (
     load_tile,
     store_tile,
 )
-from .schedule import document_tiles, grid, key_range, locate, position_at, program, visible
+from .schedule import (
+    document_tiles,
+    grid,
+    heads_together,
+    key_range,
+    locate,
+    position_at,
+    program,
+    visible,
+)
 from .softcap import capped
 
 LOG2_E = tl.constexpr(math.log2(math.e))
@@ -60,6 +69,7 @@ def launch(
         stride_dlse_s=0 if grad_lse is None else grad_lse.stride(2),
         scale=scale,
         **tile_arguments(table, q),
+        together=heads_together(k, k.shape[1]) * (q.shape[1] // k.shape[1]),
         **common_arguments(q, k, v, mask, scale, softcap, config),
     )
 
@@ -114,6 +124,7 @@ def _attention_query_gradient(
     stride_position,
     heads,
     rows,
+    together,
     q_length,
     k_length,
     q_offset,
@@ -129,7 +140,7 @@ def _attention_query_gradient(
     BLOCK_N: tl.constexpr,
 ):
     """dq of a tile of queries, walking over keys; also stores their delta for the other pass."""
-    tile, row, head = program(heads, rows, LAST_FIRST=True)
+    tile, row, head = program(heads, rows, together, LAST_FIRST=True)
     row, first, q_start, q_count, k_start, k_count, offset = locate(
         tile,
         row,
@@ -271,6 +282,7 @@ def _add_query_gradient(
     BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr,
 ):
+    """Add what the keys from `low` to `high` contribute."""
     for j0 in range(low, high, BLOCK_N):
         if k_desc is None or MASKED:
             k = load_tile(

@@ -61,6 +61,21 @@ def grid(table: Tensor | None, x: Tensor, block: int) -> tuple[int]:
     return (tiles * heads,)
 
 
+CACHED = 32 << 20
+"""Bytes of a GPU's cache that the tensors of the loops may take: an H100 has 50 MB, an A100 40."""
+
+
+def heads_together(x: Tensor, heads: int) -> int:
+    """How many of the `heads` run together: as many as share what they read through the cache.
+
+    Two (B, H, S, D) tensors like `x` are read in the loops, and those of a head by all its tiles.
+    A divisor of the heads, at least 1.
+    """
+    read = 2 * x.shape[2] * x.shape[3] * x.element_size()
+    fitting = (n for n in range(heads, 1, -1) if heads % n == 0 and n * read <= CACHED)
+    return next(fitting, 1)
+
+
 @triton.jit(do_not_specialize=["documents", "tiles", "rows", "q_length", "k_length"])
 def _document_tiles(
     table_ptr,
@@ -118,17 +133,23 @@ def _document_tiles(
 
 
 @triton.jit
-def program(heads, rows, LAST_FIRST: tl.constexpr):
+def program(heads, rows, together, LAST_FIRST: tl.constexpr):
     """(tile, row, head) of this program.
 
-    Heads are the fastest axis and tiles the slowest: under causality the work of a tile grows or
-    shrinks along the sequence, and the heavy tiles of all heads start before the light ones of any.
+    Heads go by sections of so many `together`. In a section they are the fastest axis and tiles the
+    slowest: under causality the work of a tile grows or shrinks along the sequence, and the heavy
+    tiles of all its heads start before the light ones of any. Sections, as in FlashAttention-3
+    (arXiv 2407.08608), are as large as the cache holds what their tiles read in turn.
     """
     index = tl.program_id(0)
-    tile = index // heads // rows
+    tiles = tl.num_programs(0) // heads // rows
+    section = index // (tiles * together)
+    inside = index % (tiles * together)
+    tile = inside // together
     if LAST_FIRST:
-        tile = tl.num_programs(0) // heads // rows - 1 - tile
-    return tile, index // heads % rows, index % heads
+        tile = tiles - 1 - tile
+    line = section * together + inside % together
+    return tile, line // heads, line % heads
 
 
 @triton.jit

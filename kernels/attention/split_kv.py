@@ -36,10 +36,6 @@ MIN_LENGTH = 1024
 MIN_SHARE = 256
 """Keys of a program. At D 128 in 16 bits they take a multiprocessor of an H100, at its part of the
 bandwidth, 5 microseconds: more than a program costs without any key."""
-PROGRAMS = 3
-"""On a multiprocessor at once: so many fit on sm_80, sm_90 and sm_100 up to head dimension 128.
-With 24 to 32 KB under way to each they keep the memory busy, for which an H100 needs some 40 KB."""
-
 _TILES = {
     (16, 64): Tiles(16, 32, 4, 4),
     (16, 128): Tiles(16, 32, 4, 3),
@@ -67,6 +63,15 @@ def choose(arch: str, q: Tensor, k: Tensor) -> Tiles | None:
     return config._replace(num_stages=2) if config and arch.startswith("gfx") else config
 
 
+def programs_at_once(arch: str, config: Tiles) -> int:
+    """How many fit on a multiprocessor up to head dimension 128, or a whole multiple.
+
+    With 24 to 32 KB under way to each they keep the memory busy: an H100 needs some 40 KB for that.
+    """
+    has_99_kib = arch in ("sm_86", "sm_89") or arch.startswith("sm_12")
+    return 2 if has_99_kib or config.num_warps == 8 else 3
+
+
 def applies(q: Tensor, k: Tensor) -> bool:
     """Whether the queries of a group of heads fit one tile, and the keys are many.
 
@@ -76,7 +81,7 @@ def applies(q: Tensor, k: Tensor) -> bool:
     return k.shape[2] >= MIN_LENGTH and choose(architecture(q), q, k) is not None
 
 
-def max_splits(programs: int, k_length: int, multiprocessors: int) -> int:
+def max_splits(programs: int, k_length: int, at_once: int) -> int:
     """Into how many shares at most the keys are cut.
 
     All programs are of one size, so they run best all at once: as many as fit, and no second wave.
@@ -85,9 +90,9 @@ def max_splits(programs: int, k_length: int, multiprocessors: int) -> int:
     Args:
         programs: without a split: rows of the batch times key heads.
         k_length: keys that there is room for; how many are visible only the device knows.
-        multiprocessors: of the GPU.
+        at_once: programs that the GPU runs at once.
     """
-    return max(1, min(PROGRAMS * multiprocessors // programs, triton.cdiv(k_length, MIN_SHARE)))
+    return max(1, min(at_once // programs, triton.cdiv(k_length, MIN_SHARE)))
 
 
 def launch(
@@ -109,7 +114,8 @@ def launch(
     # The tiles of a window are masked, and float32 would spill with tiles from the accelerator.
     described = mask.window is None and q.element_size() == 2
     described = described and is_described(arch, k) and is_described(arch, v)
-    splits = max_splits(batch * kv_heads, k.shape[2], multiprocessors(q))
+    at_once = programs_at_once(arch, config) * multiprocessors(q)
+    splits = max_splits(batch * kv_heads, k.shape[2], at_once)
     parts = q.new_empty(batch, heads, q_length, splits, head_dim, dtype=torch.float32)
     m, mass = (parts.new_empty(parts.shape[:-1]) for _ in range(2))
     arguments = common_arguments(q, k, v, mask, scale, softcap, config)

@@ -174,9 +174,9 @@ def test_the_fastest_tile_comes_first():
 
 def test_what_the_table_has_is_a_candidate(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert tiles.candidates(REAL, FORWARD)[0].tiles == Tiles(128, 32, 8, 1)
+    assert tiles.candidates(REAL, FORWARD, documents=False)[0].tiles == Tiles(128, 32, 8, 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for kernel, some in tiles.CANDIDATES.items():
-        found = [each.tiles for each in tiles.candidates(REAL, kernel)]
+        found = [each.tiles for each in tiles.candidates(REAL, kernel, documents=True)]
         assert set(some) <= set(found)
         assert len(found) == len(set(found))

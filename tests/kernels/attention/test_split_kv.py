@@ -107,7 +107,9 @@ def unused(case: Case) -> Tensor:
     return none.view(batch, 1, length, 1)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize(
+    "seed", [*range(60), *(pytest.param(n, marks=pytest.mark.slow) for n in range(60, 200))]
+)
 def test_random_case(seed, small, splits, check, device, poisoned):
     """Gradients too: they are made from this output and lse."""
     small(seed)
@@ -127,7 +129,7 @@ def test_random_cases_have_several_splits(small):
     for seed in range(60):
         small(seed)
         shape = decoding_case(seed).k.shape
-        many += split_kv.max_splits(shape[0] * shape[1], shape[2], 132) > 1
+        many += split_kv.max_splits(shape[0] * shape[1], shape[2], 396) > 1
     assert many > 15
 
 
@@ -196,10 +198,10 @@ def test_more_splits_than_are_added_at_once(splits, monkeypatch, device, poisone
 
 def test_numbers_of_splits():
     """As many programs as an H100 holds at once, each with enough keys."""
-    assert split_kv.max_splits(programs=8, k_length=131_072, multiprocessors=132) == 49
-    assert split_kv.max_splits(programs=8, k_length=4096, multiprocessors=132) == 16
-    assert split_kv.max_splits(programs=1, k_length=131_072, multiprocessors=132) == 396
-    assert split_kv.max_splits(programs=1000, k_length=131_072, multiprocessors=132) == 1
+    assert split_kv.max_splits(programs=8, k_length=131_072, at_once=396) == 49
+    assert split_kv.max_splits(programs=8, k_length=4096, at_once=396) == 16
+    assert split_kv.max_splits(programs=1, k_length=131_072, at_once=396) == 396
+    assert split_kv.max_splits(programs=1000, k_length=131_072, at_once=396) == 1
 
 
 def test_deterministic(small, device):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lrk.kernels.attention import split_kv
+from lrk.kernels.attention.tiles import Tiles
 
 ROOT = Path(__file__).parents[3]
 SMALLEST_SHARED_MEMORY = 99 * 1024  # of sm_86, sm_89 and sm_120
@@ -75,14 +76,21 @@ def test_enough_bytes_are_under_way(splitting):
     for row in splitting:
         arch, head_dim, queries, dtype, _ = row["case"].split()
         if (arch, queries, dtype) == ("sm_90", "4", "bfloat16"):
-            programs = min(split_kv.PROGRAMS, row["blocks_per_sm"])
+            programs = min(at_once(row), row["blocks_per_sm"])
             tile = row["tile"][1] * int(head_dim) * 2
             tiles_under_way = 2 * (row["num_stages"] - 1) - 1
             assert programs * tiles_under_way * tile >= UNDER_WAY, row
 
 
-def test_all_programs_run_at_once(splitting):
+def test_no_wave_of_programs_is_left_half_empty(splitting):
+    """All run at once, or in whole waves of one a multiprocessor."""
     for row in splitting:
-        arch, head_dim, queries, dtype, _ = row["case"].split()
-        if arch in ("sm_80", "sm_90", "sm_100") and head_dim != "256" and queries == "4":
-            assert dtype == "float32" or row["blocks_per_sm"] >= split_kv.PROGRAMS, row
+        _, head_dim, _, dtype, _ = row["case"].split()
+        if dtype != "float32" and head_dim != "256":
+            fitting = row["blocks_per_sm"]
+            assert fitting >= at_once(row) or fitting == 1, row
+
+
+def at_once(row: dict) -> int:
+    config = Tiles(*row["tile"], row["num_warps"], row["num_stages"])
+    return split_kv.programs_at_once(row["case"].split()[0], config)

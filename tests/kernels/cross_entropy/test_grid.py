@@ -55,7 +55,9 @@ def test_grid(number, make_case):
     case.check(linear_cross_entropy)
 
 
-@pytest.mark.parametrize("number", range(0, NUM_CASES, 4))
+@pytest.mark.parametrize(
+    "number", [pytest.param(n, marks=pytest.mark.slow if n % 4 else ()) for n in range(NUM_CASES)]
+)
 def test_grid_in_triton(number, make_case, device):
     """The same draws; fewer tokens in the interpreter, which takes milliseconds for each."""
     arguments = draw(number)
