@@ -72,7 +72,7 @@ _OTHERWISE: dict[tuple[int, int] | None, dict[tuple[Any, ...], Tiles]] = {
         ("sm_90", KEY_GRADIENT, 128, "positions"): Tiles(32, 128, 8, 2, split=True),
         ("sm_90", QUERY_GRADIENT, 64, "float32"): Tiles(16, 16, 8, 1),
         ("sm_100", QUERY_GRADIENT, 64, "float32"): Tiles(16, 16, 8, 1),
-        ("sm_100", FORWARD, 64): Tiles(128, 64, 4, 1),
+        ("sm_100", FORWARD, 64): Tiles(128, 64, 8, 1),
         ("sm_100", QUERY_GRADIENT, 64): Tiles(128, 64, 8, 1),
         ("sm_100", KEY_GRADIENT, 64, "window"): Tiles(64, 64, 8, 1),
     },
