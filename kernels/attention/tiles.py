@@ -81,6 +81,7 @@ _OTHERWISE: dict[tuple[int, int] | None, dict[tuple[Any, ...], Tiles]] = {
         ("sm_90", KEY_GRADIENT, 128, "window"): Tiles(32, 128, 8, 2),
         ("sm_80", KEY_GRADIENT, 64, "positions"): Tiles(32, 128, 8, 2),
         ("sm_90", KEY_GRADIENT, 128, "documents"): Tiles(32, 128, 8, 2),
+        ("sm_90", KEY_GRADIENT, 128, "full"): Tiles(32, 128, 8, 2),
         ("sm_100", FORWARD, 64): Tiles(128, 64, 8, 2),
     },
     (3, 8): {
