@@ -9,15 +9,15 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 def is_described(arch: str, x: Tensor) -> bool:
     """Whether the tensor memory accelerator of `arch` can load tiles of a (B, H, S, D) tensor.
 
-    Only sm_90 and sm_100 have one. It wants a dense head dimension, and everything to begin at a
-    multiple of 16 bytes. Triton 3.7 to 3.9 compute in 32 bits whether a tensor is small, which is
-    described in its own way: one of 2 GiB or more could be taken for such.
+    sm_90, sm_100 and their kin have one. It wants a dense head dimension, and everything to begin
+    at a multiple of 16 bytes. Triton 3.7 to 3.9 compute in 32 bits whether a tensor is small, which
+    is described in its own way: one of 2 GiB or more could be taken for such.
     """
     *outer, last = _strides_of_used_axes(x)
     aligned = all(stride > 0 and stride * x.element_size() % 16 == 0 for stride in outer)
     span = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
     fits = aligned and last == 1 and 0 <= span * x.element_size() < 2**31
-    has_one = arch.startswith(("sm_9", "sm_10"))
+    has_one = arch.startswith(("sm_9", "sm_10", "sm_11"))
     return has_one and x.numel() > 0 and fits and x.data_ptr() % 16 == 0
 
 

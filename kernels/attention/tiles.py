@@ -140,6 +140,6 @@ def _kinds(mask: Mask, softcap: float | None, described: bool) -> Iterator[str]:
 def _family(arch: str) -> str:
     if arch.startswith("gfx"):
         return "gfx9"
-    if arch.startswith("sm_10"):
+    if arch.startswith(("sm_10", "sm_11")):  # with memory of their own for the tensor cores
         return "sm_100"
     return "sm_90" if arch.startswith("sm_9") else "sm_80"

@@ -12,7 +12,7 @@ def heads(length: int = 100, head_dim: int = 64, heads: int = 8) -> torch.Tensor
     return torch.empty(shape, dtype=torch.bfloat16, device="meta").transpose(1, 2)
 
 
-@pytest.mark.parametrize("arch", ["sm_90", "sm_100", "sm_103"])
+@pytest.mark.parametrize("arch", ["sm_90", "sm_100", "sm_103", "sm_110"])
 def test_what_models_make_is_described(arch):
     assert is_described(arch, heads())
     assert is_described(arch, heads(length=1))
