@@ -10,7 +10,7 @@ from torch import Tensor
 from .arguments import check_loss, check_softcap_and_chunk, check_tensors
 from .chunks import Statistics, kept_tokens, sum_dtype
 from .operations import BY_DEVICE, BY_TRITON, Operations
-from .reduction import divided_before, divisor_of_mean, loss_of_tokens, reduce_tokens
+from .reduction import loss_of_tokens, needed, reduce_tokens, reduce_total, widened
 
 
 def compute_dtype_of(widens: Callable[[Tensor], bool], hidden: Tensor) -> torch.dtype:
@@ -41,14 +41,9 @@ def _loss(
     check_softcap_and_chunk(softcap, chunk_tokens)
     check_loss(reduction, label_smoothing, z_loss, num_items)
     vocab = weight.shape[0]
-    if token_weight is not None:
-        # Once, so that its gradients, as factor and in the divisor, meet before they are rounded.
-        token_weight = token_weight.to(sum_dtype(hidden.dtype))
+    token_weight = widened(token_weight, sum_dtype(hidden.dtype))
     compute_dtype = compute_dtype_of(operations.widens, hidden)
-    needs = [
-        torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
-        for tensor in (hidden, weight, bias)
-    ]
+    needs = needed(hidden, weight, bias)
     kept = kept_tokens(labels, ignore_index)
     if reduction == "none" or return_lse or not any(needs):
         statistics = Statistics(
@@ -60,16 +55,17 @@ def _loss(
         loss = loss_of_tokens(statistics, vocab, label_smoothing, z_loss)
         loss = reduce_tokens(loss, kept, reduction, token_weight, num_items)
         return (loss, statistics.lse) if return_lse else loss
-    divisor = None
-    if reduction == "mean":
-        divisor = divisor_of_mean(kept, token_weight, num_items, sum_dtype(compute_dtype))
-        if operations.widens(hidden):
-            token_weight, divisor = divided_before(kept, token_weight, divisor)
-    total, *_ = operations.total(
-        hidden, weight, labels, bias, token_weight, ignore_index, label_smoothing, z_loss,
-        softcap, chunk_tokens, compute_dtype, needs,
+
+    def total(token_weight: Tensor | None) -> Tensor:
+        return operations.total(
+            hidden, weight, labels, bias, token_weight, ignore_index, label_smoothing, z_loss,
+            softcap, chunk_tokens, compute_dtype, needs,
+        )[0]  # fmt: skip
+
+    return reduce_total(
+        total, kept, reduction, token_weight, num_items, sum_dtype(compute_dtype),
+        divides_before=operations.widens(hidden),
     )  # fmt: skip
-    return total if divisor is None else total / divisor
 
 
 def linear_cross_entropy(

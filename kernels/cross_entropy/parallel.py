@@ -18,7 +18,7 @@ from .arguments import check_loss, check_softcap_and_chunk, check_tensors
 from .chunks import Statistics, kept_tokens, sum_dtype
 from .op import compute_dtype_of
 from .operations import BY_DEVICE
-from .reduction import loss_of_tokens, reduce_tokens
+from .reduction import loss_of_tokens, reduce_tokens, widened
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -97,8 +97,7 @@ def vocab_parallel_linear_cross_entropy(
     check_tensors(hidden, weight, labels, bias, token_weight)
     check_softcap_and_chunk(softcap, chunk_tokens)
     check_loss(reduction, label_smoothing, z_loss, num_items)
-    if token_weight is not None:
-        token_weight = token_weight.to(sum_dtype(hidden.dtype))
+    token_weight = widened(token_weight, sum_dtype(hidden.dtype))
     rows, rank = weight.shape[0], dist.get_rank(group)
     start, end = rank * rows, min((rank + 1) * rows, vocab_size)
     if not (rows * dist.get_world_size(group) >= vocab_size and start < end):

@@ -1,5 +1,7 @@
 """From the statistics of tokens to the loss of each, and from those to one number."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -58,13 +60,38 @@ def divisor_of_mean(
     return divisor.where(divisor != 0.0, 1.0)
 
 
-def divided_before(
-    kept: Tensor, token_weight: Tensor | None, divisor: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Token weights over the divisor, and the divisor of 1 that is left to divide by.
+def reduce_total(
+    total: Callable[[Tensor | None], Tensor],
+    kept: Tensor,
+    reduction: str,
+    token_weight: Tensor | None,
+    num_items: float | Tensor | None,
+    dtype: torch.dtype,
+    divides_before: bool,
+) -> Tensor:
+    """The "sum" or "mean" of losses of which only a weighted `total` is to be had.
 
-    In float32 nothing underflows by that, and backward finds a factor of 1. The divisor's gradient,
-    where token weights have one, stays its own.
+    Args:
+        total: of the losses, given the weight of each or None.
+        dtype: of the total.
+        divides_before: divide the weights and not the total. In float32 nothing underflows by that,
+            and backward finds a factor of 1. The divisor's gradient, where token weights have one,
+            stays its own.
     """
-    share = torch.ones_like(kept, dtype=divisor.dtype) if token_weight is None else token_weight
-    return share / divisor.detach(), divisor / divisor.detach()
+    if reduction == "sum":
+        return total(token_weight)
+    divisor = divisor_of_mean(kept, token_weight, num_items, dtype)
+    if divides_before:
+        share = torch.ones_like(kept, dtype=dtype) if token_weight is None else token_weight
+        token_weight, divisor = share / divisor.detach(), divisor / divisor.detach()
+    return total(token_weight) / divisor
+
+
+def widened(token_weight: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """In `dtype` from the start: its gradients, as factor and in the divisor, meet unrounded."""
+    return None if token_weight is None else token_weight.to(dtype)
+
+
+def needed(*tensors: Tensor | None) -> list[bool]:
+    """Which tensors a gradient is wanted of."""
+    return [torch.is_grad_enabled() and x is not None and x.requires_grad for x in tensors]

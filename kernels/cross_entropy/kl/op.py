@@ -9,7 +9,7 @@ from torch import Tensor
 from ..arguments import check_loss, check_softcap, check_softcap_and_chunk, check_tensors
 from ..chunks import kept_tokens, sum_dtype
 from ..op import compute_dtype_of
-from ..reduction import divided_before, divisor_of_mean, reduce_tokens
+from ..reduction import needed, reduce_tokens, reduce_total, widened
 from .arguments import check_teacher, check_temperature
 from .operations import BY_DEVICE, BY_TRITON, Operations
 
@@ -44,9 +44,7 @@ def _divergence(
         None if tensor is None else tensor.detach()
         for tensor in (teacher_hidden, teacher_weight, teacher_bias)
     ]
-    if token_weight is not None:
-        # Once, so that its gradients, as factor and in the divisor, meet before they are rounded.
-        token_weight = token_weight.to(sum_dtype(hidden.dtype))
+    token_weight = widened(token_weight, sum_dtype(hidden.dtype))
     compute_dtype, teacher_dtype = (
         compute_dtype_of(operations.widens, tensor) for tensor in (hidden, teacher_hidden)
     )
@@ -54,21 +52,19 @@ def _divergence(
         *teacher, ignore_index, float(temperature), softcap, teacher_softcap, chunk_tokens,
         teacher_dtype, compute_dtype,
     )  # fmt: skip
-    needs = [
-        torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
-        for tensor in (hidden, weight, bias)
-    ]
+    needs = needed(hidden, weight, bias)
     kept = kept_tokens(labels, ignore_index)
     if reduction == "none" or not any(needs):
         divergence = operations.tokens(hidden, weight, labels, bias, *options)
         return reduce_tokens(divergence, kept, reduction, token_weight, num_items)
-    divisor = None
-    if reduction == "mean":
-        divisor = divisor_of_mean(kept, token_weight, num_items, sum_dtype(compute_dtype))
-        if operations.widens(hidden):
-            token_weight, divisor = divided_before(kept, token_weight, divisor)
-    total, *_ = operations.total(hidden, weight, labels, bias, token_weight, *options, needs)
-    return total if divisor is None else total / divisor
+
+    def total(token_weight: Tensor | None) -> Tensor:
+        return operations.total(hidden, weight, labels, bias, token_weight, *options, needs)[0]
+
+    return reduce_total(
+        total, kept, reduction, token_weight, num_items, sum_dtype(compute_dtype),
+        divides_before=operations.widens(hidden),
+    )  # fmt: skip
 
 
 def linear_kl(
