@@ -2,10 +2,13 @@
 
 Everything goes to a temporary beside its place and is renamed into it: on a POSIX file system a
 rename happens at once. A process that is killed in between leaves the old content and a temporary,
-which the next run of the folder deletes.
+which the next run of the folder deletes. No two temporaries have one name, so that processes which
+write beside each other never mix their files; `lrk.lock` keeps them out of each other's folders.
 """
 
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         SaveError: if it cannot be written (a full disk, no permission).
     """
-    temporary = path.with_name(PREFIX + path.name)
+    temporary = _beside(path)
     with _removed_on_failure(temporary, path):
         yield temporary
         _to_disk(temporary)
@@ -45,13 +48,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a new temporary folder, which is `path` after the block; it replaces a `path` of old.
+
+    Args:
+        temporary: its place, where several processes of one run must know it.
 
     Raises:
         SaveError: as `atomic_file`.
     """
-    temporary = path.with_name(PREFIX + path.name)
+    temporary = temporary or _beside(path)
     with _removed_on_failure(temporary, path):
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -81,7 +87,7 @@ def files_moved_into(folder: Path) -> Iterator[Path]:
     Raises:
         SaveError: as `atomic_file`.
     """
-    temporary = folder / (PREFIX + "model")
+    temporary = _beside(folder / "model")
     with _removed_on_failure(temporary, folder):
         remove(temporary)
         temporary.mkdir(parents=True)
@@ -103,10 +109,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Delete what a killed process left half written in a folder."""
-    for path in folder.glob(PREFIX + "*"):
-        remove(path)
+def remove_temporaries(folder: Path, of: str | None = None) -> None:
+    """Delete what a killed process left half written in a folder, of all names or of one."""
+    for path in folder.glob(f"{PREFIX}*"):
+        if of is None or re.fullmatch(rf"[0-9a-f]{{8}}-{re.escape(of)}", path.name[len(PREFIX) :]):
+            remove(path)
 
 
 @contextmanager
@@ -122,12 +129,14 @@ def _removed_on_failure(temporary: Path, path: Path) -> Iterator[None]:
         ) from error
 
 
+def _beside(path: Path) -> Path:
+    """A name that nothing else has."""
+    return path.with_name(f"{PREFIX}{secrets.token_hex(4)}-{path.name}")
+
+
 def _set_aside(path: Path) -> Path:
     """Rename what is there to a temporary."""
-    aside = path.with_name(f"{PREFIX}old-{path.name}")
-    while aside.exists():
-        aside = aside.with_name(aside.name + "-")
-    return path.rename(aside)
+    return path.rename(_beside(path))
 
 
 def _to_disk(path: Path) -> None:

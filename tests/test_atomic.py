@@ -2,6 +2,7 @@ import errno
 import itertools
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -140,5 +141,19 @@ def test_a_folder_that_is_removed_is_never_seen_in_part(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("shutil.rmtree", lambda path: seen.append(Path(path).name))
     remove(tmp_path / "checkpoint-1")
-    assert seen == [".partial-old-checkpoint-1"]
+    assert re.fullmatch(r"\.partial-\w+-checkpoint-1", *seen)
     assert not (tmp_path / "checkpoint-1").exists()
+
+
+def test_what_is_left_of_one_name_is_removed_alone(tmp_path):
+    for name in ("merged", "a-merged"):
+        path = tmp_path / name
+        with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+            (temporary / "part").touch()
+            raise KeyboardInterrupt
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_temporaries(tmp_path, "merged")
+    (left,) = tmp_path.iterdir()
+    assert left.name.endswith("-a-merged")
+    remove_temporaries(tmp_path)
+    assert not list(tmp_path.iterdir())

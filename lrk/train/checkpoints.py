@@ -76,10 +76,12 @@ class WholeCheckpoints(Trainer):
         Raises:
             atomic.SaveError: if it cannot be written; no folder is left then.
         """
-        saves = self.args.should_save
-        whole: AbstractContextManager[Any] = atomic_folder(folder) if saves else nullcontext()
+        saves, staging = self.args.should_save, folder.with_name(PREFIX + folder.name)
+        whole: AbstractContextManager[Any] = nullcontext()
+        if saves:
+            whole = atomic_folder(folder, staging)
         with whole:
-            self._staging = folder.with_name(PREFIX + folder.name)
+            self._staging = staging
             # Every process writes its random state into the folder that the first one makes.
             self.accelerator.wait_for_everyone()
             try:

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lrk.atomic import atomic_file
+from lrk.command import RunError
 from lrk.train.checkpoints import WholeCheckpoints
 
 BATCH_FILE = "batch-{rank}.safetensors"
@@ -16,7 +17,7 @@ SHOWN_SAMPLES = 8
 SAMPLE_INDICES = "sample_indices"
 
 
-class NotFiniteError(FloatingPointError):
+class NotFiniteError(RunError):
     """A gradient was NaN or infinite; the weights are those of the step before."""
 
 

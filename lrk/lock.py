@@ -1,0 +1,42 @@
+"""One process at a time in a folder that is written to."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX = ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def locked(folder: Path, part: str = "") -> Iterator[None]:
+    """Make a folder and hold it for the block; a process that dies lets go of it.
+
+    Args:
+        part: of the folder, where processes may work on several parts of it at a time.
+
+    Raises:
+        ValueError: if another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{PREFIX}{part and '-'}{part}")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(
+            f"another process is writing to {str(folder)!r}: wait for its end, or choose another "
+            "folder"
+        ) from error
+    except NotImplementedError:
+        logger.warning(
+            "the file system of %s has no locks: take care that no two processes write there",
+            folder,
+        )
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,48 @@
+"""Two processes and one folder."""
+
+import multiprocessing
+import signal
+
+import pytest
+
+from lrk.lock import locked
+
+
+def _hold(folder, connection) -> None:
+    with locked(folder):
+        connection.send("held")
+        connection.recv()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ours, its = context.Pipe()
+    process = context.Process(target=_hold, args=(tmp_path, its))
+    process.start()
+    assert ours.recv() == "held"
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_folder_is_one_process_s_until_it_ends(tmp_path, holder):
+    with pytest.raises(ValueError, match="another process is writing to"), locked(tmp_path):
+        pass
+    with locked(tmp_path, "1-of-2"):
+        pass
+    holder.kill()
+    holder.join()
+    assert holder.exitcode == -signal.SIGKILL
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+    def acquire(self, timeout):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr("lrk.lock.FileLock.acquire", acquire)
+    with locked(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert "has no locks" in caplog.text
