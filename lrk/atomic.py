@@ -127,6 +127,9 @@ def _removed_on_failure(temporary: Path, path: Path) -> Iterator[None]:
         raise SaveError(
             f"{str(path)!r} could not be saved ({reason}); everything saved before is intact"
         ) from error
+    except BaseException:
+        remove(temporary)
+        raise
 
 
 def _beside(path: Path) -> Path:

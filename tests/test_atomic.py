@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import itertools
 import multiprocessing
@@ -145,15 +146,18 @@ def test_a_folder_that_is_removed_is_never_seen_in_part(tmp_path, monkeypatch):
     assert not (tmp_path / "checkpoint-1").exists()
 
 
-def test_what_is_left_of_one_name_is_removed_alone(tmp_path):
-    for name in ("merged", "a-merged"):
-        path = tmp_path / name
-        with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
-            (temporary / "part").touch()
+def test_an_interruption_leaves_nothing(tmp_path):
+    for write in (atomic_file, atomic_folder):
+        with contextlib.suppress(KeyboardInterrupt), write(tmp_path / "a") as temporary:
+            (temporary / "part" if temporary.is_dir() else temporary).touch()
             raise KeyboardInterrupt
-    assert len(list(tmp_path.iterdir())) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_left_of_one_name_is_removed_alone(tmp_path):
+    for name in (".partial-0123abcd-merged", ".partial-4567abcd-a-merged"):
+        (tmp_path / name).mkdir()
     remove_temporaries(tmp_path, "merged")
-    (left,) = tmp_path.iterdir()
-    assert left.name.endswith("-a-merged")
+    assert [path.name for path in tmp_path.iterdir()] == [".partial-4567abcd-a-merged"]
     remove_temporaries(tmp_path)
     assert not list(tmp_path.iterdir())
