@@ -1,6 +1,7 @@
 """The types of a dataclass's fields, which Python itself does not check."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from numbers import Integral, Real
@@ -11,8 +12,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 def check_types(arguments: Any, names: Sequence[str] | None = None) -> None:
     """Bring the fields of a dataclass to their annotated types, in place.
 
-    An integer is a float, a tuple a list, a path a string, and numpy's numbers are numbers; text is
-    none of them, nor is a number a truth value: `patch="false"` would be true.
+    An integer is a float, a tuple a list and a list a `tuple[X, ...]`, a path a string, and numpy's
+    numbers are numbers; text is none of them, nor is a number a truth value: `patch="false"` would
+    be true.
 
     Args:
         names: of the fields to check; all by default.
@@ -23,17 +25,17 @@ def check_types(arguments: Any, names: Sequence[str] | None = None) -> None:
     hints = get_type_hints(type(arguments))
     for name in [item.name for item in fields(arguments)] if names is None else names:
         value = getattr(arguments, name)
-        fitting = [kind for kind in _kinds(hints[name]) if _fits(value, kind)]
+        fitting = [kind for kind in kinds(hints[name]) if _fits(value, kind)]
         if not fitting:
             raise ValueError(
                 f"{name} is {value!r}, of type {type(value).__name__}; it must be "
-                f"{' or '.join(map(_written, _kinds(hints[name])))}"
+                f"{' or '.join(map(_written, kinds(hints[name])))}"
             )
         object.__setattr__(arguments, name, _converted(value, fitting[0]))
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union."""
+def kinds(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a type hint."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
@@ -45,13 +47,15 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if kind is float:
-        return isinstance(value, Real) and not isinstance(value, bool)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            return False
+        return not isinstance(value, Integral) or abs(int(value)) <= sys.float_info.max
     if kind is str:
         return isinstance(value, str | os.PathLike)
     if get_origin(kind) is list:
         (item,) = get_args(kind)
         return isinstance(value, list | tuple) and all(
-            any(_fits(each, one) for one in _kinds(item)) for each in value
+            any(_fits(each, one) for one in kinds(item)) for each in value
         )
     return isinstance(value, get_origin(kind) or kind)
 
@@ -62,8 +66,10 @@ def _converted(value: Any, kind: Any) -> Any:
     if kind is str:
         return os.fspath(value)
     if get_origin(kind) is list:
-        kinds = _kinds(get_args(kind)[0])
-        return [_converted(each, next(one for one in kinds if _fits(each, one))) for each in value]
+        of_item = kinds(get_args(kind)[0])
+        return [
+            _converted(each, next(one for one in of_item if _fits(each, one))) for each in value
+        ]
     return value
 
 

@@ -13,6 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from lrk.kernels.argument_types import flag, integer, real, written
+
+_LONGEST = 2**31  # positions are integers of 32 bits to the kernels of attention
+
 SegmentLengths = Sequence[int] | Tensor
 Sampler = Callable[[SegmentLengths, int, Generator | None], Tensor]
 
@@ -33,7 +37,8 @@ def contiguous(
     Raises:
         ValueError: for an empty or non-positive segment, or a target below `Ls`.
     """
-    return torch.arange(int(_checked_lengths(segment_lengths, target_length).sum()))
+    _, num_tokens, _ = _checked(segment_lengths, target_length)
+    return torch.arange(num_tokens)
 
 
 def longrecipe(
@@ -62,10 +67,10 @@ def longrecipe(
         ValueError: for an empty or non-positive segment, a target below `Ls`, or `pin_end` with
             one segment.
     """
-    lengths = _checked_lengths(segment_lengths, target_length)
-    if pin_end and len(lengths) == 1:
+    lengths, num_tokens, target_length = _checked(segment_lengths, target_length)
+    if flag("pin_end", pin_end) and len(lengths) == 1:
         raise ValueError("pin_end=True needs at least 2 segments: one segment starts at position 0")
-    slack = target_length - int(lengths.sum())
+    slack = target_length - num_tokens
     num_free = len(lengths) - 1 - int(pin_end)
     draws = _sorted_distinct(num_free, slack + num_free, generator)
     offsets = torch.zeros(len(lengths), dtype=torch.int64)
@@ -73,6 +78,40 @@ def longrecipe(
     if pin_end:
         offsets[-1] = slack
     return _at_offsets(lengths, offsets)
+
+
+def longrecipe_released(
+    segment_lengths: SegmentLengths, target_length: int, generator: Generator | None = None
+) -> Tensor:
+    """What LongRecipe's released code draws, to repeat a published run.
+
+    Among `G + N` slots, of which the `N` segments take `N` at random, a segment's offset is the
+    number of free slots before it; the first segment then moves to the first slot, so that the gap
+    behind it is two gaps in one. At last the first `U{1 .. ceil(Ls / 2)}` tokens are given their
+    own indices: up to half of the sample, a quarter on average, is contiguous, and one jump stands
+    for all the gaps that it had. See docs/positions.md for what that does to distances.
+
+    Args:
+        segment_lengths: (N,) positive integers. The released code takes the sentences of the text
+            from which it selects; here they are those of the sample.
+        target_length: `Lt` in tokens, at least `Ls`.
+        generator: CPU generator; None takes PyTorch's default.
+
+    Returns:
+        (Ls,) int64.
+
+    Raises:
+        ValueError: for an empty or non-positive segment, or a target below `Ls`.
+    """
+    lengths, num_tokens, target_length = _checked(segment_lengths, target_length)
+    count = len(lengths)
+    offsets = _sorted_distinct(count, target_length - num_tokens + count, generator)
+    offsets -= torch.arange(count)
+    offsets[0] = 0
+    drawn = _at_offsets(lengths, offsets)
+    contiguous = _uniform(1, (num_tokens + 1) // 2, generator)
+    drawn[:contiguous] = torch.arange(contiguous)
+    return drawn
 
 
 def pose(
@@ -101,9 +140,8 @@ def pose(
         ValueError: for an empty or non-positive segment, a target below `Ls`, or
             `num_chunks` below 1.
     """
-    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
-    if num_chunks < 1:
-        raise ValueError(f"num_chunks is {num_chunks}; it must be at least 1")
+    _, num_tokens, target_length = _checked(segment_lengths, target_length)
+    num_chunks = _at_least_one("num_chunks", num_chunks)
     num_chunks = min(num_chunks, num_tokens)
     longest = -(-num_tokens // num_chunks)
     lengths: list[int] = []
@@ -134,7 +172,7 @@ def randpos(
     Raises:
         ValueError: for an empty or non-positive segment, or a target below `Ls`.
     """
-    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
+    _, num_tokens, target_length = _checked(segment_lengths, target_length)
     chosen = _sorted_distinct(num_tokens, target_length, generator)
     return chosen - chosen[0]
 
@@ -153,9 +191,11 @@ def cream(
     keeps nearly all of the sample in one piece.
 
     The end of the middle is drawn in two steps. `r = floor(x)`, in half windows, where `x` is
-    Gaussian with mean `1 + a` and deviation `sigma`, truncated to `[2, 2 a]`; then
-    `U{floor(h + (m - 1) r / 2) .. floor(r Ls / 2) - h - 1}`, both ends included. `r = 2` puts the
-    middle next to the head, `r = 2 a` lets it reach the tail.
+    Gaussian with mean `1 + a` and deviation `sigma`, and what lies outside of `[2, 2 a]` counts as
+    the end it is beyond; then `U{floor(h + (m - 1) r / 2) .. floor(r Ls / 2) - h - 1}`, both ends
+    included. `r = 2` puts the middle next to the head, `r = 2 a` lets it reach the tail. (The paper
+    names the Gaussian truncated, but inverts the distribution function of a whole one at uniform
+    numbers, on a grid over `[2, 2 a]`: what is beyond the grid takes its ends, here as there.)
 
     The paper has `a` integer and the sample as long as the pretrained window. Here `a` is any
     ratio, and the head of continuity is at most that of relativity, which matters where `a` is
@@ -176,7 +216,8 @@ def cream(
         ValueError: for an empty or non-positive segment, a target below `Ls`, or `sigma` not
             positive.
     """
-    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
+    _, num_tokens, target_length = _checked(segment_lengths, target_length)
+    sigma = real("sigma", sigma)
     if not 0 < sigma < math.inf:
         raise ValueError(f"sigma is {sigma}; it must be positive and finite")
     ratio = target_length / num_tokens
@@ -186,7 +227,7 @@ def cream(
     if head == 0:
         return torch.arange(num_tokens)
     middle = num_tokens - 2 * head
-    half_windows = math.floor(_truncated_gaussian(1 + ratio, sigma, 2, 2 * ratio, generator))
+    half_windows = math.floor(_clamped_gaussian(1 + ratio, sigma, 2, 2 * ratio, generator))
     first_end = head + (middle - 1) * half_windows // 2
     last_end = num_tokens * half_windows // 2 - head - 1
     start = _uniform(first_end, last_end, generator) - middle + 1
@@ -228,9 +269,8 @@ def e2(
         ValueError: for an empty or non-positive segment, a target below `Ls`, or
             `num_unshifted` below 1.
     """
-    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
-    if num_unshifted < 1:
-        raise ValueError(f"num_unshifted is {num_unshifted}; it must be at least 1")
+    _, num_tokens, target_length = _checked(segment_lengths, target_length)
+    num_unshifted = _at_least_one("num_unshifted", num_unshifted)
     scale = _uniform(1, target_length // num_tokens, generator)
     shift = _uniform(0, (scale - 1) * num_tokens, generator)
     tokens = torch.arange(num_tokens)
@@ -263,9 +303,8 @@ def endprompt(
         ValueError: for an empty or non-positive segment, a target below `Ls`, or
             `prompt_length` below 1.
     """
-    num_tokens = int(_checked_lengths(segment_lengths, target_length).sum())
-    if prompt_length < 1:
-        raise ValueError(f"prompt_length is {prompt_length}; it must be at least 1")
+    _, num_tokens, target_length = _checked(segment_lengths, target_length)
+    prompt_length = _at_least_one("prompt_length", prompt_length)
     prompt = min(prompt_length, num_tokens - 1)
     return _at_offsets(
         torch.tensor([num_tokens - prompt, prompt]),
@@ -279,6 +318,7 @@ SAMPLERS: dict[str, Sampler] = {
     "e2": e2,
     "endprompt": endprompt,
     "longrecipe": longrecipe,
+    "longrecipe_released": longrecipe_released,
     "pose": pose,
     "randpos": randpos,
 }
@@ -299,8 +339,11 @@ def scaled_rope_theta(theta: float, length: int, target: int, head_dim: int) -> 
     Raises:
         ValueError: for an argument out of range.
     """
-    if theta <= 0:
-        raise ValueError(f"theta is {theta}; it must be positive")
+    theta = real("theta", theta)
+    length, target = integer("length", length), integer("target", target)
+    head_dim = integer("head_dim", head_dim)
+    if not 0 < theta < math.inf:
+        raise ValueError(f"theta is {theta}; it must be positive and finite")
     if not 0 < length <= target:
         raise ValueError(f"length is {length}; it must be positive and at most target, {target}")
     if head_dim <= 2:
@@ -309,25 +352,57 @@ def scaled_rope_theta(theta: float, length: int, target: int, head_dim: int) -> 
     return theta * (factor * factor - (factor - 1)) ** (head_dim / (head_dim - 2))
 
 
-def _checked_lengths(segment_lengths: SegmentLengths, target_length: int) -> Tensor:
-    lengths = torch.as_tensor(segment_lengths)
-    if lengths.ndim != 1 or lengths.is_floating_point() or len(lengths) == 0 or lengths.min() < 1:
+def _checked(segment_lengths: SegmentLengths, target_length: int) -> tuple[Tensor, int, int]:
+    """The lengths (N,) int64, their sum and the target."""
+    lengths = _integers(segment_lengths)
+    if lengths is None or lengths.ndim != 1 or len(lengths) == 0 or lengths.min() < 1:
         raise ValueError(
-            f"segment_lengths is {segment_lengths}; it must be a non-empty list of positive "
-            "integers"
+            f"segment_lengths is {written(segment_lengths)}; it must be a non-empty list of "
+            "positive integers"
         )
+    target_length = integer("target_length", target_length)
     num_tokens = int(lengths.sum())
     if target_length < num_tokens:
         raise ValueError(
             f"target_length is {target_length}; it must be at least the {num_tokens} tokens of the "
             "sample"
         )
-    return lengths.to(torch.int64)
+    if target_length > _LONGEST:
+        raise ValueError(f"target_length is {target_length}; it must be at most 2^31")
+    return lengths, num_tokens, target_length
+
+
+def _integers(values: SegmentLengths) -> Tensor | None:
+    """As an int64 tensor, or None where they are no integers."""
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):  # no numbers, ragged, beyond 64 bits
+        return None
+    whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    readable = tensor.layout == torch.strided and not tensor.is_meta
+    return tensor.to("cpu", torch.int64) if whole and readable else None
+
+
+def _at_least_one(name: str, value: int) -> int:
+    value = integer(name, value)
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+    return value
 
 
 def _sorted_distinct(count: int, total: int, generator: Generator | None) -> Tensor:
-    """`count` of the integers below `total`, every subset equally likely, in order."""
-    return torch.randperm(total, generator=generator)[:count].sort().values
+    """`count` of the integers below `total`, every subset equally likely, in order.
+
+    Few of many are the first distinct ones of as many draws as that takes, so that a target of any
+    length costs what the sample does.
+    """
+    if total <= 2 * count:
+        return torch.randperm(total, generator=generator)[:count].sort().values
+    drawn = torch.randint(total, (count,), generator=generator).unique()
+    while len(drawn) < count:
+        more = torch.randint(total, (count - len(drawn),), generator=generator)
+        drawn = torch.cat([drawn, more]).unique()
+    return drawn
 
 
 def _uniform(low: int, high: int, generator: Generator | None) -> int:
@@ -335,18 +410,12 @@ def _uniform(low: int, high: int, generator: Generator | None) -> int:
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
-def _truncated_gaussian(
+def _clamped_gaussian(
     mean: float, deviation: float, low: float, high: float, generator: Generator | None
 ) -> float:
-    """One number of `[low, high]`: the inverse distribution function at a uniform number.
-
-    Uniform between its values at the two bounds, which is what makes it a truncated Gaussian.
-    """
-    bounds = (torch.tensor([low, high], dtype=torch.float64) - mean) / deviation
-    first, last = torch.special.ndtr(bounds)
-    uniform = torch.rand((), dtype=torch.float64, generator=generator)
-    drawn = mean + deviation * torch.special.ndtri(first + (last - first) * uniform)
-    return float(drawn.clamp(low, high))
+    """One number of a Gaussian: the bound where it is beyond one."""
+    drawn = mean + deviation * float(torch.randn((), dtype=torch.float64, generator=generator))
+    return min(max(drawn, low), high)
 
 
 def _at_offsets(lengths: Tensor, offsets: Tensor) -> Tensor:

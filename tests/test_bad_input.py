@@ -9,7 +9,7 @@ import datasets
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import lrk
 from lrk.kernels.attention import attention
@@ -18,6 +18,7 @@ from lrk.kernels.rope import rope
 from lrk.positions import longrecipe
 from lrk.recipe import load_documents
 from lrk.train.command import main
+from lrk.train.manifest import write_manifest
 from studies.tiny import prose, write_model
 
 Q, K = torch.randn(1, 4, 6, 8), torch.randn(1, 2, 6, 8)
@@ -33,7 +34,7 @@ def boundaries(*values: int) -> torch.Tensor:
 
 OPERATIONS = [
     (lambda: rope(Q, K, POSITIONS.float(), FREQUENCIES), "position_ids must be int32 or int64"),
-    (lambda: rope(Q, K, POSITIONS - 3, FREQUENCIES), "position_ids must be non-negative, got -3"),
+    (lambda: rope(Q, K, POSITIONS - 3, FREQUENCIES), "position_ids must be from 0 to 2.38, got -3"),
     (lambda: rope(Q, K, POSITIONS[:, :5], FREQUENCIES), r"position_ids must have shape .*\(1, 5\)"),
     (lambda: rope(Q, K.double(), POSITIONS, FREQUENCIES), "k must have the dtype of q"),
     (lambda: attention(Q, K[:, [0, 1, 1]], K[:, [0, 1, 1]]), "k has 3 heads: must divide q's 4"),
@@ -48,9 +49,9 @@ OPERATIONS = [
     ),
     (
         lambda: attention(Q, K, K, window=2.5),
-        r"window is 2\.5: must be an integer number of tokens",
+        r"window is 2\.5, of type float: must be an integer",
     ),
-    (lambda: attention(Q, K, K, softcap=0.0), "softcap is 0.0: must be positive"),
+    (lambda: attention(Q, K, K, softcap=0.0), "softcap is 0.0: must be from 1e-15 to"),
     (lambda: linear_cross_entropy(HIDDEN, WEIGHT, LABELS[:3]), "labels must have .* got"),
     (lambda: linear_cross_entropy(HIDDEN, WEIGHT, LABELS + 9), r"labels\[2\] is 11"),
     (lambda: linear_cross_entropy(HIDDEN, WEIGHT, LABELS.float()), "labels must be torch.int64"),
@@ -117,14 +118,9 @@ def _write_runs(world: Path) -> None:
         (world / name / "config.yaml").write_text("")
     (world / "torn" / "checkpoint-1").mkdir()
     checkpoint = world / "run" / "checkpoint-1"
-    LlamaForCausalLM.from_pretrained(world / "model").save_pretrained(checkpoint)
-    (checkpoint / "trainer_state.json").write_text('{"global_step": 1}')
-    config = json.loads((checkpoint / "config.json").read_text()) | {"num_hidden_layers": 3}
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    lora = world / "run" / "checkpoint-2"
-    shutil.copytree(checkpoint, lora)
-    adapter = {"base_model_name_or_path": "owner/another", "r": 4}
-    (lora / "adapter_config.json").write_text(json.dumps(adapter))
+    checkpoint.mkdir()
+    run = {"lora_rank": 0, "weights": "0123456789abcdef", "data": "0123456789abcdef"}
+    write_manifest(checkpoint, run)
 
 
 COMMANDS = [
@@ -146,8 +142,8 @@ COMMANDS = [
     ({"data": "{}/latin.txt"}, "latin.txt' cannot be read: "),
     ({"data": "{}/torn.jsonl"}, "line 3 of data file '{}/torn.jsonl' is not JSON"),
     ({"data": "{}/list.jsonl"}, "line 2 of data file '{}/list.jsonl' is list, not an object"),
-    ({"data": "{}/cut.parquet"}, "data file '{}/cut.parquet' is damaged"),
-    ({"data": "{}/number.jsonl"}, "holds int64, not text"),
+    ({"data": "{}/cut.parquet"}, "data file '{}/cut.parquet' cannot be read"),
+    ({"data": "{}/number.jsonl"}, "holds int, not text"),
     ({"data": "{}/body.jsonl"}, "no column 'text'; text_column must be one of body"),
     ({"data": "{}/chat.jsonl"}, "the tokenizer has no chat template"),
     ({"output_dir": "{}/other"}, "holds another run (config.yaml)"),
@@ -156,19 +152,15 @@ COMMANDS = [
     ({"resume_from_checkpoint": "true"}, "holds no run to resume"),
     (
         {"output_dir": "{}/torn", "resume_from_checkpoint": "{}/torn/checkpoint-1"},
-        "is not a whole checkpoint: it has no trainer_state.json",
+        "is not a whole checkpoint: it has no manifest.json",
     ),
     (
         {"output_dir": "{}/run", "resume_from_checkpoint": "{}/run/checkpoint-1"},
-        "is of a model with num_hidden_layers 3, but the model that is trained has 2",
-    ),
-    (
-        {"output_dir": "{}/run", "resume_from_checkpoint": "{}/run/checkpoint-2", "lora_rank": 4},
-        "holds an adapter for 'owner/another', but model_name_or_path is",
+        "is of a run on other weights than those of '{}/model' now (fingerprint 01234567, now ",
     ),
     (
         {"output_dir": "{}/run", "resume_from_checkpoint": "{}/run/checkpoint-1", "lora_rank": 4},
-        "holds no LoRA adapter, but lora_rank is 4",
+        "is of a run with lora_rank 0, which is 4 now",
     ),
     ({"model_name_or_path": None}, "model_name_or_path is missing"),
     ({"model_name_or_path": "{}/nowhere"}, "nowhere' does not exist"),

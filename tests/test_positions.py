@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +95,51 @@ def test_longrecipe_can_end_at_the_target():
     assert drawn[-1] == 131_071
 
 
+def test_longrecipe_released_draws_what_its_code_draws():
+    """All choices of slots and of a contiguous beginning, as that code writes them."""
+    lengths, slack = [2, 1, 2], 2
+    tokens, count = sum(lengths), len(lengths)
+    starts = [0, 2, 3]
+    expected: Counter = Counter()
+    slots = list(itertools.combinations(range(slack + count), count))
+    for chosen in slots:
+        filled: list[list[int] | None] = [None] * (slack + count)
+        for slot, start, length in zip((0, *chosen[1:]), starts, lengths, strict=True):
+            filled[slot] = list(range(start, start + length))
+        flat = [token for slot in filled for token in ([None] if slot is None else slot)]
+        places = [flat.index(token) for token in range(tokens)]
+        for contiguous in range(1, (tokens + 1) // 2 + 1):
+            layout = (*range(contiguous), *places[contiguous:])
+            expected[layout] += 1 / len(slots) / ((tokens + 1) // 2)
+    generator = seeded(9)
+    counts: Counter = Counter()
+    for _ in range(4000):
+        drawn = positions.longrecipe_released(lengths, tokens + slack, generator)
+        counts[tuple(drawn.tolist())] += 1
+    assert_distributed(counts, dict(expected), "layouts")
+
+
+def test_longrecipe_released_has_the_distances_of_a_published_run():
+    """Deciles of the distance of two tokens over the target, 24,000 tokens in 80,000."""
+    tokens, target, sentence = 24_000, 80_000, 24
+    generator = seeded(10)
+    distances: dict[str, list[torch.Tensor]] = {"longrecipe": [], "longrecipe_released": []}
+    for _ in range(200):
+        ends = torch.randperm(tokens - 1, generator=generator)[: tokens // sentence - 1] + 1
+        ends = torch.cat([torch.tensor([0]), ends.sort().values, torch.tensor([tokens])])
+        pairs = torch.randint(tokens, (2, 4000), generator=generator)
+        for method, found in distances.items():
+            drawn = positions.SAMPLERS[method](ends.diff(), target, generator)
+            found.append((drawn[pairs[0]] - drawn[pairs[1]]).abs() / target)
+    shares = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+    for method, published in (
+        ("longrecipe_released", [0.035, 0.156, 0.328, 0.511, 0.769]),
+        ("longrecipe", [0.051, 0.163, 0.293, 0.453, 0.684]),
+    ):
+        deciles = torch.cat(distances[method]).quantile(shares)
+        assert deciles.tolist() == pytest.approx(published, abs=0.015), method
+
+
 def test_pose_draws_lengths_and_skips_from_its_uniforms():
     num_tokens, slack = 10, 6
     generator = seeded(2)
@@ -149,12 +195,13 @@ def cream_by_definition(window: int, factor: int, sigma: float) -> dict[tuple[in
     def cumulative(x: float) -> float:
         return (1 + math.erf((x - (1 + factor)) / (sigma * math.sqrt(2)))) / 2
 
-    inside = cumulative(2 * factor) - cumulative(2)
     layouts: Counter = Counter()
     for head in (window // 3, 4 * factor):
         middle = window - 2 * head
-        for r in range(2, 2 * factor):
-            probability = (cumulative(r + 1) - cumulative(r)) / inside
+        for r in range(2, 2 * factor + 1):
+            # What is beyond the ends of [2, 2 a] takes the ends.
+            above = 1.0 if r == 2 * factor else cumulative(r + 1)
+            probability = above - (0.0 if r == 2 else cumulative(r))
             first = math.floor(head + (middle - 1) * r / 2)
             last = math.floor(r / 2 * window - head - 1)
             for end in range(first, last + 1):
@@ -185,6 +232,24 @@ def test_cream_draws_variant_and_middle_as_defined(window, factor, sigma):
     for layout, count in draws.items():
         places[by_place(layout)] += count
     assert_distributed(places, pushed_forward(expected, by_place), "middle")
+
+
+@pytest.mark.parametrize(
+    ("factor", "shares"),  # of r, as the released code draws it
+    [
+        (2, {2: 0.5, 3: 0.1306, 4: 0.3694}),
+        (4, {2: 0.2525, 3: 0.1169, 4: 0.1306, 5: 0.1306, 6: 0.1169, 7: 0.0938, 8: 0.1587}),
+    ],
+)
+def test_cream_lets_the_middle_reach_the_tail(monkeypatch, factor, shares):
+    """At the upper end of what it may be, the end of the middle says what `r` is."""
+    monkeypatch.setattr(positions, "_uniform", lambda low, high, generator: high)
+    window, generator = 300, seeded(8)
+    counts: Counter = Counter()
+    for _ in range(4000):
+        drawn = positions.cream([window], window * factor, generator)
+        counts[2 * (int(drawn[window - 101]) + 101) // window] += 1
+    assert_distributed(counts, {r: p / sum(shares.values()) for r, p in shares.items()}, "r")
 
 
 def test_cream_needs_a_sigma_that_grows_to_reach_the_end_of_a_long_target():
@@ -252,12 +317,29 @@ def test_bad_lengths_are_named(method):
     sample = positions.SAMPLERS[method]
     with pytest.raises(ValueError, match="target_length is 9; it must be at least the 10 tokens"):
         sample([4, 6], 9, seeded())
-    for lengths in ([], [3, 0], [[1, 2]], [1.5]):
+    for lengths in ([], [3, 0], [[1, 2]], [1.5], [True, True], ["3"], [[1], [2, 3]], [2**70]):
         with pytest.raises(ValueError, match="segment_lengths is"):
             sample(lengths, 100, seeded())
 
 
+@pytest.mark.parametrize("method", sorted(positions.SAMPLERS))
+def test_a_target_is_an_integer(method):
+    sample = positions.SAMPLERS[method]
+    assert torch.equal(sample([4, 6], np.int64(30), seeded()), sample([4, 6], 30, seeded()))
+    for target in (30.0, "30", None, True, 2**70):
+        with pytest.raises((TypeError, ValueError), match="target_length is "):
+            sample([4, 6], target, seeded())
+
+
 def test_bad_options_are_named():
+    with pytest.raises(TypeError, match=r"num_chunks is 2\.0, of type float: must be an integer"):
+        positions.pose([4], 10, seeded(), num_chunks=2.0)
+    with pytest.raises(TypeError, match="sigma is '3', of type str: must be a real number"):
+        positions.cream([4], 10, seeded(), "3")
+    with pytest.raises(TypeError, match="pin_end is 'false', of type str: must be True or False"):
+        positions.longrecipe([4, 4], 10, seeded(), pin_end="false")
+    with pytest.raises(TypeError, match=r"head_dim is 64\.0, of type float"):
+        positions.scaled_rope_theta(1e4, 8, 9, 64.0)
     with pytest.raises(ValueError, match="pin_end=True needs at least 2 segments"):
         positions.longrecipe([4], 10, seeded(), pin_end=True)
     with pytest.raises(ValueError, match="num_chunks is 0; it must be at least 1"):

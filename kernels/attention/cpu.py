@@ -63,6 +63,8 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float, softcap: float | None
 ) -> tuple[Tensor, Tensor]:
     """Output (B, Hq, Sq, D) and lse (B, Hq, Sq): float32, or float64 as the inputs."""
+    if mask.window_position_ids is not None:
+        _check_positions(mask.window_position_ids, mask, k)
     q, k, v = map(_unit_stride, (q, k, v))
     pieces = list(_pieces(q, k, mask, strips=softcap is not None))
     if len(pieces) == 1 and pieces[0].covers(q, k):
@@ -147,6 +149,14 @@ def _documents(q: Tensor, k: Tensor, mask: Mask) -> Iterator[_Document]:
         return
     lengths = [k_length] * batch if mask.kv_lengths is None else mask.kv_lengths.tolist()
     offsets = [mask.q_offset] * batch if mask.q_offsets is None else mask.q_offsets.tolist()
+    for offset in offsets:
+        if abs(offset) > 2**30:
+            raise ValueError(f"q_offset has {offset}: must be from -2^30 to 2^30")
+    for length in lengths:
+        if not 0 <= length <= k_length:
+            raise ValueError(
+                f"kv_lengths has {length}: must be from 0 to the {k_length} keys of a row"
+            )
     positions = mask.window_position_ids
     alike = len(set(zip(lengths, offsets, strict=True))) == 1
     if alike and (positions is None or positions.shape[0] == 1):
@@ -174,6 +184,27 @@ def _packed_documents(cu_q: Tensor, cu_k: Tensor, q: Tensor, k: Tensor) -> Itera
             slice(q_start - row * q.shape[2], q_end - row * q.shape[2]),
             slice(k_start - row * k.shape[2], k_end - row * k.shape[2]),
             (k_end - k_start) - (q_end - q_start),
+        )
+
+
+def _check_positions(positions: Tensor, mask: Mask, k: Tensor) -> None:
+    if positions.numel() == 0:
+        return
+    low, high = positions.min().item(), positions.max().item()
+    if low < 0 or high >= 2**31:
+        raise ValueError(
+            f"window_position_ids run from {low} to {high}: must be from 0 to 2^31 - 1"
+        )
+    falls = positions.diff(dim=1) < 0
+    if mask.cu_seqlens_k is not None:  # a new document may begin anywhere
+        falls = falls.expand(k.shape[0], -1).clone()
+        starts = mask.cu_seqlens_k.long().clamp(0, k.shape[0] * k.shape[2])
+        row, first = starts // k.shape[2], starts % k.shape[2]
+        falls[row[first > 0], first[first > 0] - 1] = False
+    if falls.any():
+        row, key = falls.nonzero()[0].tolist()
+        raise ValueError(
+            f"window_position_ids fall after key {key} of row {row}: must never fall in a document"
         )
 
 
@@ -368,8 +399,14 @@ def _finite(lse: Tensor) -> Tensor:
 
 
 def _unit_stride(x: Tensor) -> Tensor:
-    """PyTorch's kernel reads the head dimension as dense, whatever its stride says."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    """As PyTorch's kernel needs it: rows of the head dimension that are dense and do not overlap.
+
+    It reads them as dense, whatever the stride says, and where those of q overlap, as in a sliding
+    view, it leaves most of its output unwritten.
+    """
+    *outer, inner = zip(x.stride(), x.shape, strict=True)
+    apart = all(stride == 0 or stride >= x.shape[-1] for stride, size in outer if size > 1)
+    return x if apart and inner[0] == 1 else x.contiguous()
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

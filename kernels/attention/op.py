@@ -1,12 +1,22 @@
 """Attention as an operation of PyTorch: validation, dispatch by device, shapes, gradients."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..argument_types import (
+    LARGEST,
+    SMALLEST,
+    check_dense,
+    check_dense_if_given,
+    flag,
+    integer,
+    real,
+)
+from ..autocast import autocast_dtype
+from ..differentiation import check_differentiation, no_second_derivative
 from . import backward, cpu, forward
 from .mask import Mask
 
@@ -46,13 +56,14 @@ def attention(
         cu_seqlens_k: likewise over the B*Sk key tokens: queries of document n see its keys only.
             Default: `cu_seqlens`, where Sq equals Sk.
         kv_lengths: (B,) int32 or int64, how many keys of each row are valid, as in a static cache.
-        q_offset: key index of query 0, an int or an integer tensor of shape () or (B,); default
-            `kv_lengths - Sq`, or `Sk - Sq` without `kv_lengths`. Not with documents.
+        q_offset: key index of query 0, an int or an integer tensor of shape () or (B,) within 2^30;
+            default `kv_lengths - Sq`, or `Sk - Sq` without `kv_lengths`. Not with documents.
         window: see only the last `window` keys up to a query's own, itself included; as
             `sliding_window` in transformers. Needs `causal`.
         window_position_ids: (B or 1, Sk) int: count the window in positions, not in keys; key j is
-            visible if `position[p] - position[j] < window`. Strictly increasing in a document, and
-            without documents in a row, beyond `kv_lengths` too. `p` must be below Sk.
+            visible if `position[p] - position[j] < window`. Never falling in a document, and
+            without documents in a row, beyond `kv_lengths` too; from 0 to 2^31 - 1. `p` must be
+            below Sk.
         scale: factor of the scores, default `D ** -0.5`.
         softcap: replace scores s by `softcap * tanh(s / softcap)` (Gemma 2, arXiv 2408.00118).
         return_lse: also return the lse.
@@ -65,6 +76,8 @@ def attention(
     Raises:
         ValueError: shapes, dtypes or devices do not fit. The values of tensors are checked on a
             CPU only; reading them on a GPU would make the host wait.
+        TypeError: an argument is not of its type; numpy's numbers are numbers, 2.0 is no integer.
+        NotImplementedError: `torch.func.jvp` and the like, or a second derivative.
 
     Source: FlashAttention-2, arXiv 2307.08691. On a CPU it is PyTorch's own flash attention.
     Deterministic. Under autocast the inputs are cast as `scaled_dot_product_attention` casts them.
@@ -72,6 +85,7 @@ def attention(
     mask = _mask(
         q, k, causal, cu_seqlens, cu_seqlens_k, kv_lengths, q_offset, window, window_position_ids
     )
+    return_lse = flag("return_lse", return_lse)
     out, lse = _call(_attention, q, k, v, mask, scale, softcap)
     return (out, lse) if return_lse else out
 
@@ -95,6 +109,7 @@ def attention_triton(
     mask = _mask(
         q, k, causal, cu_seqlens, cu_seqlens_k, kv_lengths, q_offset, window, window_position_ids
     )
+    return_lse = flag("return_lse", return_lse)
     out, lse = _call(_attention_triton, q, k, v, mask, scale, softcap)
     return (out, lse) if return_lse else out
 
@@ -108,21 +123,26 @@ def _call(
     scale: float | None,
     softcap: float | None,
 ) -> tuple[Tensor, Tensor]:
+    check_dense(v=v)
     q, k, v = _autocast(q, k, v)
     _check_tensors(q, k, v)
-    for name, value in (("scale", scale), ("softcap", softcap)):
-        if value is not None and not (0 < value < math.inf):
-            raise ValueError(f"{name} is {value}: must be positive and finite")
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    return op(q, k, v, *mask, scale, None if softcap is None else float(softcap))
+    check_differentiation("attention", q, k, v)
+    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else _positive("scale", scale)
+    return op(q, k, v, *mask, scale, None if softcap is None else _positive("softcap", softcap))
+
+
+def _positive(name: str, value: float) -> float:
+    value = real(name, value)
+    if not SMALLEST <= value <= LARGEST:
+        raise ValueError(f"{name} is {value}: must be from {SMALLEST} to {LARGEST:g}")
+    return value
 
 
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Cast as autocast would: it does not look into custom operations by itself."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    """Cast as autocast would."""
+    dtype = autocast_dtype(tensors[0])
+    if dtype is None:
         return tensors
-    dtype = torch.get_autocast_dtype(device)
     return tuple(x.to(dtype) if x.dtype in _DTYPES else x for x in tensors)
 
 
@@ -165,6 +185,14 @@ def _mask(
     window_position_ids: Tensor | None,
 ) -> Mask:
     """Check the arguments that say what is visible, and fill in their defaults."""
+    check_dense(q=q, k=k)
+    check_dense_if_given(
+        cu_seqlens=cu_seqlens,
+        cu_seqlens_k=cu_seqlens_k,
+        kv_lengths=kv_lengths,
+        window_position_ids=window_position_ids,
+    )
+    causal = flag("causal", causal)
     if q.ndim != 4 or k.ndim != 4:  # `_check_tensors` names the culprit
         _check_tensors(q, k, k)
     (batch, _, q_length, _), k_length = q.shape, k.shape[2]
@@ -177,17 +205,19 @@ def _mask(
         cu_seqlens, cu_seqlens_k = _documents(cu_seqlens, cu_seqlens_k, q_length, k_length)
     if kv_lengths is not None:
         _check_integers("kv_lengths", kv_lengths, (batch,))
-    offsets = None
+    if window is not None:
+        window = integer("window", window)
+        if not (causal and window >= 1):
+            raise ValueError(f"window is {window}, causal {causal}: must be at least 1, and causal")
+    offset, offsets = k_length - q_length, None
     if isinstance(q_offset, Tensor):
+        check_dense(q_offset=q_offset)
         _check_integers("q_offset", q_offset, (), (batch,))
         offsets = q_offset.expand(batch)
-    elif q_offset is None and kv_lengths is not None:
+    elif q_offset is not None:
+        offset = integer("q_offset", q_offset)
+    elif kv_lengths is not None:
         offsets = kv_lengths - q_length
-    offset = q_offset if isinstance(q_offset, int) else k_length - q_length
-    if window is not None and not isinstance(window, int):
-        raise TypeError(f"window is {window!r}: must be an integer number of tokens, or None")
-    if window is not None and not (causal and window >= 1):
-        raise ValueError(f"window is {window}, causal {causal}: must be at least 1, and causal")
     if window_position_ids is not None:
         if window is None:
             raise ValueError("window_position_ids is given without window: it has no meaning then")
@@ -199,6 +229,11 @@ def _mask(
                 f"q_offset is {offset}: with window_position_ids every query needs a key index "
                 f"below {k_length}, but the last of {q_length} sits at {offset + q_length - 1}"
             )
+    if q_offset is not None and offsets is None:
+        # The kernels' indices have 32 bits. Behind all keys only the window tells how far behind.
+        beyond = max(offset - k_length, 0)
+        offset = max(offset - beyond, -q_length)
+        window = None if window is None else max(window - beyond, 1)
     if window is not None:
         # Beyond any distance; the kernels add it to 32-bit indices and 64-bit positions.
         window = min(window, 2**30 if window_position_ids is None else 2**31 - 1)
@@ -363,6 +398,7 @@ def _define(name: str, cpu_forward: Any, cpu_backward: Any) -> Callable[..., Any
         return (*grads, *[None] * 10)
 
     op.register_autograd(gradients, setup_context=setup_context)
+    op_backward.register_autograd(no_second_derivative("attention"))
     return op
 
 

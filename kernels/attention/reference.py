@@ -80,7 +80,7 @@ def _visible(
 
     if causal:
         visible = visible & (index_k[:, None, :] <= index_q[:, :, None])
-    if window is not None and window_position_ids is not None:
+    if window is not None and window_position_ids is not None and k_length:
         positions = window_position_ids.expand(batch, -1)
         at_query = positions.gather(1, index_q.clamp(0, k_length - 1))
         visible = visible & (at_query[:, :, None] - positions[:, None, :] < window)

@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import check_loss, check_softcap_and_chunk, check_tensors
+from ..argument_types import flag
+from ..autocast import autocast_dtype
+from ..differentiation import check_differentiation
+from .arguments import check_tensors, checked_loss, checked_options
 from .chunks import Statistics, kept_tokens, sum_dtype
 from .operations import BY_DEVICE, BY_TRITON, Operations
 from .reduction import loss_of_tokens, needed, reduce_tokens, reduce_total, widened
@@ -15,9 +18,9 @@ from .reduction import loss_of_tokens, needed, reduce_tokens, reduce_total, wide
 
 def compute_dtype_of(widens: Callable[[Tensor], bool], hidden: Tensor) -> torch.dtype:
     """What the operands of the matrix products are rounded to: autocast's dtype, else hidden's."""
-    dtype, device = hidden.dtype, hidden.device.type
-    if torch.is_autocast_enabled(device) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
+    dtype = hidden.dtype
+    if dtype != torch.float64:
+        dtype = autocast_dtype(hidden) or dtype
     return sum_dtype(dtype) if widens(hidden) else dtype
 
 
@@ -38,8 +41,12 @@ def _loss(
     chunk_tokens: int | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     check_tensors(hidden, weight, labels, bias, token_weight)
-    check_softcap_and_chunk(softcap, chunk_tokens)
-    check_loss(reduction, label_smoothing, z_loss, num_items)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
+    label_smoothing, z_loss, num_items = checked_loss(
+        hidden, reduction, label_smoothing, z_loss, num_items
+    )
+    return_lse = flag("return_lse", return_lse)
+    check_differentiation("linear_cross_entropy", hidden, weight, bias, token_weight)
     vocab = weight.shape[0]
     token_weight = widened(token_weight, sum_dtype(hidden.dtype))
     compute_dtype = compute_dtype_of(operations.widens, hidden)
@@ -130,7 +137,9 @@ def linear_cross_entropy(
     Raises:
         ValueError: shapes, devices or options that do not fit; a label outside the vocabulary (on a
             GPU with `ignore_index=None` its loss is NaN instead).
-        TypeError: dtypes that do not fit.
+        TypeError: dtypes and types that do not fit; numpy's numbers are numbers.
+        NotImplementedError: `torch.func.grad`, `torch.func.jvp` and the like, or a second
+            derivative.
     """
     return _loss(
         BY_DEVICE, hidden, weight, labels, bias, ignore_index, reduction, token_weight,
@@ -171,7 +180,9 @@ def _token_logprobs(
     entropy: bool = False,
 ) -> TokenLogprobs:
     check_tensors(hidden, weight, labels, bias)
-    check_softcap_and_chunk(softcap, chunk_tokens)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
+    entropy = flag("entropy", entropy)
+    check_differentiation("token_logprobs", hidden, weight, bias)
     lse, nll, _, spread = operations.statistics(
         hidden, weight, labels, bias, ignore_index, softcap, chunk_tokens,
         compute_dtype_of(operations.widens, hidden), 0, weight.shape[0], False, entropy,

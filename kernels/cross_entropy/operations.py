@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..differentiation import no_second_derivative
 from . import cpu, kernel
 from .chunks import Pull, RowPass, keep, run, sum_dtype
 from .reduction import loss_of_tokens
@@ -213,6 +214,7 @@ def _define_statistics(name: str, on_cpu: RowPass, on_gpu: RowPass) -> Callable[
         return d_hidden, d_weight, None, d_bias, *([None] * (len(ctx.rest) + 2))
 
     forward.register_autograd(differentiate, setup_context=setup_context)
+    backward.register_autograd(no_second_derivative("linear_cross_entropy"))
     return forward
 
 
@@ -269,7 +271,7 @@ def define_total(
 
     def differentiate(ctx, d_total, *_):
         if torch.is_grad_enabled():
-            raise RuntimeError(
+            raise NotImplementedError(
                 f"{public} computes its gradients in forward and cannot differentiate them again "
                 f"for create_graph=True: use {public}_reference"
             )

@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .arguments import check_loss, check_softcap_and_chunk, check_tensors
+from ..argument_types import flag, integer
+from ..differentiation import check_differentiation
+from .arguments import check_tensors, checked_loss, checked_options
 from .chunks import Statistics, kept_tokens, sum_dtype
 from .op import compute_dtype_of
 from .operations import BY_DEVICE
@@ -95,8 +97,12 @@ def vocab_parallel_linear_cross_entropy(
     The other arguments, the results and the errors are those of `linear_cross_entropy`.
     """
     check_tensors(hidden, weight, labels, bias, token_weight)
-    check_softcap_and_chunk(softcap, chunk_tokens)
-    check_loss(reduction, label_smoothing, z_loss, num_items)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
+    label_smoothing, z_loss, num_items = checked_loss(
+        hidden, reduction, label_smoothing, z_loss, num_items
+    )
+    vocab_size, return_lse = integer("vocab_size", vocab_size), flag("return_lse", return_lse)
+    check_differentiation("vocab_parallel_linear_cross_entropy", hidden, weight, bias, token_weight)
     token_weight = widened(token_weight, sum_dtype(hidden.dtype))
     rows, rank = weight.shape[0], dist.get_rank(group)
     start, end = rank * rows, min((rank + 1) * rows, vocab_size)

@@ -51,6 +51,9 @@ def divisor_of_mean(
     """
     if isinstance(num_items, Tensor):
         divisor = num_items.detach().to(dtype)
+        # From another GPU; a number of the host divides as it is.
+        if divisor.device.type != "cpu":
+            divisor = divisor.to(kept.device)
     elif num_items is not None:
         divisor = kept.new_full((), num_items, dtype=dtype)
     elif token_weight is not None:

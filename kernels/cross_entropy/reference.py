@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import check_loss, check_softcap_and_chunk, check_tensors
+from .arguments import check_tensors, checked_loss, checked_options
 
 
 def _kept_logits(
@@ -52,8 +52,10 @@ def linear_cross_entropy_reference(
     logits in that precision, the loss from their float32 copy.
     """
     check_tensors(hidden, weight, labels, bias, token_weight)
-    check_softcap_and_chunk(softcap, chunk_tokens)
-    check_loss(reduction, label_smoothing, z_loss, num_items)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
+    label_smoothing, z_loss, num_items = checked_loss(
+        hidden, reduction, label_smoothing, z_loss, num_items
+    )
 
     kept, targets, logits = _kept_logits(hidden, weight, labels, bias, ignore_index, softcap)
     lse = logits.logsumexp(-1)
@@ -86,7 +88,7 @@ def token_logprobs_reference(
 ) -> tuple[Tensor, ...]:
     """As `token_logprobs`: log-probability and logit of each label, log-sum-exp, and entropy."""
     check_tensors(hidden, weight, labels, bias)
-    check_softcap_and_chunk(softcap, chunk_tokens)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
     kept, targets, logits = _kept_logits(hidden, weight, labels, bias, ignore_index, softcap)
     label_logit, lse = logits.gather(-1, targets[:, None])[:, 0], logits.logsumexp(-1)
     found = [label_logit - lse, label_logit, lse]

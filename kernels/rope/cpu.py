@@ -19,8 +19,10 @@ def rotate(
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """The kernel's result on CPU tensors. float64 is rotated in float64, the rest in float32."""
-    if position_ids.numel() and position_ids.min() < 0:
-        raise ValueError(f"position_ids must be non-negative, got {position_ids.min().item()}")
+    if position_ids.numel():
+        for position in (position_ids.min().item(), position_ids.max().item()):
+            if not 0 <= position <= 2**38:
+                raise ValueError(f"position_ids must be from 0 to 2^38, got {position}")
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     (batch, num_heads, length, _), half = q.shape, increments.numel()
     heads = num_heads + k.shape[1]

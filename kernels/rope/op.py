@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..argument_types import LARGEST, check_dense, real
+from ..differentiation import check_differentiation
 from . import cpu, kernel
 from .phase import phase_increments
 
@@ -74,8 +76,9 @@ def rope(
     RoFormer (Su et al., 2021, arXiv:2104.09864) with Llama's pairing: for `j < R/2`,
     `(x_j, x_{j + R/2})` turns by `position * inv_freq[j]` radians; dimensions from R on are copied.
     Angles are formed from the raw positions in 64-bit fixed point: cosine and sine are within
-    1.5e-7 of the truth for `inv_freq` as given, at every position up to `2^31 - 1`. The rotation is
-    computed in float32 (float64 for float64 tensors) and rounded once.
+    1.5e-7 of the truth for `inv_freq` as given, at every position up to `2^38`, and beyond off by
+    another 1.7e-19 rad a position. The rotation is computed in float32 (float64 for float64
+    tensors) and rounded once.
 
     Nothing but `position_ids` and frequencies is kept for the backward pass, which is the inverse
     rotation; it is differentiable in turn.
@@ -83,39 +86,46 @@ def rope(
     Args:
         q: (B, H, S, D), any strides; float16, bfloat16 or float32, on the CPU also float64.
         k: (B, Hk, S, D), dtype and device of `q`, any strides.
-        position_ids: (B, S) or (1, S), int32 or int64, non-negative, in any order. Negative ones
-            are refused on the CPU; on a GPU, where looking would be a synchronisation, they
-            rotate backwards.
+        position_ids: (B, S) or (1, S), int32 or int64, from 0 to 2^38, in any order. Others are
+            refused on the CPU; on a GPU, where looking would be a synchronisation, negative ones
+            rotate backwards and larger ones less exactly.
         inv_freq: (R/2,) with 2 <= R <= D: radians per position in float64 or float32, taken as
             exact; or `phase_increments(inv_freq)` in int64, which spares each call the conversion.
-        attention_scaling: factor on the rotated dimensions (YaRN's and LongRoPE's).
+        attention_scaling: factor on the rotated dimensions (YaRN's and LongRoPE's), finite.
 
     Returns:
         Rotated q and k, with the strides of `torch.empty_like`.
 
     Raises:
         TypeError: a dtype other than those above.
-        ValueError: shapes or devices that do not fit together, or a negative position on the CPU.
+        ValueError: shapes or devices that do not fit together, or on the CPU a position out of
+            range.
+        NotImplementedError: `torch.func.grad`, `torch.func.jvp` and the like.
     """
-    return _rope(*_checked(q, k, position_ids, inv_freq), attention_scaling, False)
+    return _rope(*_checked(q, k, position_ids, inv_freq, attention_scaling), False)
 
 
 def rope_triton(
     q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """`rope` by the Triton kernel: on a GPU, or on CPU tensors in Triton's interpreter."""
-    return _rope_triton(*_checked(q, k, position_ids, inv_freq), attention_scaling, False)
+    return _rope_triton(*_checked(q, k, position_ids, inv_freq, attention_scaling), False)
 
 
 def _checked(
-    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """The arguments, with phase increments for frequencies, or an error about the first bad one."""
+    check_dense(q=q, k=k, position_ids=position_ids, inv_freq=inv_freq)
     _check_queries_and_keys(q, k)
     _check_positions(position_ids, q)
     _check_frequencies(inv_freq, q)
+    check_differentiation("rope", q, k, inv_freq)
+    attention_scaling = real("attention_scaling", attention_scaling)
+    if not -LARGEST <= attention_scaling <= LARGEST:
+        raise ValueError(f"attention_scaling must be within {LARGEST:g}, got {attention_scaling}")
     increments = inv_freq if inv_freq.dtype == torch.int64 else phase_increments(inv_freq)
-    return q, k, position_ids, increments
+    return q, k, position_ids, increments, attention_scaling
 
 
 def _check_queries_and_keys(q: Tensor, k: Tensor) -> None:
@@ -136,8 +146,6 @@ def _check_queries_and_keys(q: Tensor, k: Tensor) -> None:
 
 
 def _check_positions(position_ids: Tensor, q: Tensor) -> None:
-    if not isinstance(position_ids, Tensor):
-        raise TypeError(f"position_ids must be a tensor, got {type(position_ids).__name__}")
     if position_ids.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"position_ids must be int32 or int64, got {position_ids.dtype}")
     batch, _, length, _ = q.shape

@@ -3,8 +3,9 @@
 A rotary angle is `position * inv_freq` radians, and only its fraction of a turn matters. With
 `F = round(inv_freq / (2 pi) * 2^64)` the product `position * F mod 2^64` is that fraction in units
 of `2^-64` turns: integer arithmetic that wraps at the whole turn by itself. The only error is the
-rounding of `F`, at most half a unit per position: below 4e-10 rad at position `2^31 - 1`. A float32
-angle is off by 4e-3 rad at position 131,071, a float64 one by 1e-7 rad at `2^31 - 1`.
+rounding of `F`, at most half a unit per position: below 4e-10 rad at position `2^31 - 1`, and below
+5e-8 rad at `2^38`. A float32 angle is off by 4e-3 rad at position 131,071, a float64 one by 1e-7
+rad at `2^31 - 1`.
 
 `F` itself needs more than float64 holds, so it is computed from the bits of `inv_freq`. All of it
 runs on the device of `inv_freq` without a synchronisation.
@@ -12,6 +13,8 @@ runs on the device of `inv_freq` without a synchronisation.
 
 import torch
 from torch import Tensor
+
+from ..argument_types import check_dense
 
 # 1 / (2 pi) to 135 binary places, in limbs of 27 bits, least significant first.
 _LIMB_BITS = 27
@@ -86,6 +89,7 @@ def phase_increments(inv_freq: Tensor) -> Tensor:
         ValueError: a value is infinite or NaN (checked on the CPU only: on a GPU the check would
             be a synchronisation).
     """
+    check_dense(inv_freq=inv_freq)
     if inv_freq.dtype not in (torch.float64, torch.float32):
         raise TypeError(f"inv_freq must be float64 or float32, got {inv_freq.dtype}")
     return _phase_increments(inv_freq.detach())

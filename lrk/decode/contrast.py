@@ -20,7 +20,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from lrk.decode.swapped import swapped
-from lrk.frequencies import rope_frequencies
+from lrk.field_types import check_types
+from lrk.frequencies import BY_LENGTH, rope_frequencies
 from lrk.hf.architectures import architecture_of
 from lrk.hf.cache_name import CACHE_NAME, either_cache_name, named_cache
 from lrk.hf.causal_lm import LrkForCausalLM
@@ -40,6 +41,7 @@ class Contrast:
     gamma: int = 30
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, fits, allowed in (
             ("alpha", 0 < self.alpha <= math.log(2), "positive, and at most ln 2, where T is 0"),
             ("beta", 0 <= self.beta < math.inf, "not negative, and finite"),
@@ -71,11 +73,17 @@ def pcd(
         gamma: how many tokens can be chosen.
 
     Raises:
-        ValueError: for numbers out of range, and for a model that is not patched or is in such
-            a block already.
+        ValueError: for numbers out of range, and for a model that is not patched, is in such a
+            block already, or has frequencies that depend on the length of the text.
     """
     numbers = Contrast(alpha, beta, base_ratio, gamma)
     causal_lm, rotary = _parts(model)
+    rope_type = rotary.config.rope_parameters.get("rope_type", "default")
+    if rope_type in BY_LENGTH:
+        raise ValueError(
+            f"rope_type is {rope_type!r}, whose frequencies depend on the length of the text; PCD "
+            "perturbs frequencies that stay the same"
+        )
     frequencies = perturbed_frequencies(rotary.config, alpha, base_ratio)
     perturbed = _Perturbed(numbers, rotary, phase_increments(frequencies))
     with swapped([causal_lm], ContrastedForCausalLM, _lrk_perturbed=perturbed):

@@ -16,7 +16,13 @@ from lrk.decode.attention import mapped_attention
 from lrk.decode.documents import Document, check_contiguous, documents
 from lrk.decode.position_maps import DualChunk, PositionMap, SelfExtend, String
 from lrk.decode.swapped import swapped
-from lrk.hf.attention import BACKEND, check_arguments, check_seq_idx, warn_of_weights
+from lrk.hf.attention import (
+    BACKEND,
+    boundaries_of,
+    check_arguments,
+    check_seq_idx,
+    warn_of_weights,
+)
 from lrk.hf.cache_name import either_cache_name, update
 from lrk.hf.rope import LrkAttention, PositionEmbeddings
 
@@ -158,8 +164,10 @@ class _Decoding:
         same = all(one is two for one, two in zip(tensors, self._tensors, strict=True))
         if not same or self._lengths != (*shape, k_length):
             self._tensors, self._lengths = tensors, (*shape, k_length)
-            if attention_mask is not None:  # boundaries, by the mask function of the backend
-                cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
+            if attention_mask is not None:
+                cu_seq_lens_q, cu_seq_lens_k = boundaries_of(
+                    attention_mask, cu_seq_lens_q, shape[1]
+                )
             self._found = documents(shape, k_length, cu_seq_lens_q, cu_seq_lens_k)
             check_contiguous(position_ids, self._found)
         return self._found

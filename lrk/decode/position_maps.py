@@ -15,6 +15,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from lrk.field_types import check_types
+
 Positions = Callable[[Tensor], Tensor]
 """From indices in the document to positions, both int64."""
 
@@ -56,6 +58,7 @@ class SelfExtend:
     group: int
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_positive(window=self.window, group=self.group)
         if self.window % self.group:
             raise ValueError(
@@ -84,6 +87,7 @@ class String:
     window: int = 128
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_positive(shift=self.shift, window=self.window)
         if self.window > self.shift:
             raise ValueError(f"window is {self.window}; it must be at most shift, {self.shift}")
@@ -111,6 +115,7 @@ class DualChunk:
     length: int
 
     def __post_init__(self) -> None:
+        check_types(self)
         _require_positive(chunk=self.chunk, length=self.length)
         if self.chunk >= self.length:
             raise ValueError(f"chunk is {self.chunk}; it must be below length, {self.length}")
@@ -158,5 +163,5 @@ def _same(index: Tensor) -> Tensor:
 
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not 1 <= value <= 2**31:
+            raise ValueError(f"{name} is {value}; it must be at least 1, and at most 2^31")

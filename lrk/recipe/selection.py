@@ -21,7 +21,7 @@ RULES = ("impactful", "digits", "random", "first")
 POSITIONS = "positions"
 SELECTIONS = (*RULES, POSITIONS)
 # Samplers whose gaps are at ends of sentences, so that the text has to be there before they draw.
-BETWEEN_SENTENCES = ("longrecipe",)
+BETWEEN_SENTENCES = ("longrecipe", "longrecipe_released")
 
 
 class Choice(NamedTuple):
@@ -152,7 +152,7 @@ def keep(
     """Take segments in `order` until they hold `budget` tokens, lay them in the document's order.
 
     What is too much is cut off at the end, so that only the last kept segment can lack its end:
-    every gap that a sampler opens between segments is at the end of a sentence.
+    every gap that a sampler opens between segments is where one ended in the document.
 
     Returns:
         Indices (K,) of the kept segments, increasing, and the tokens (K,) that are kept of each.

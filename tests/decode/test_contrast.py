@@ -153,9 +153,9 @@ def test_refusals(model):
         with pytest.raises(ValueError, match="in a block of the same kind already"):
             pcd(model).__enter__()
     for numbers, message in (
-        ({"alpha": 0}, "alpha is 0; it must be positive"),
-        ({"beta": -1}, "beta is -1; it must be not negative"),
-        ({"base_ratio": 1}, "base_ratio is 1; it must be between 0 and 1"),
+        ({"alpha": 0}, "alpha is 0.0; it must be positive"),
+        ({"beta": -1}, "beta is -1.0; it must be not negative"),
+        ({"base_ratio": 1}, "base_ratio is 1.0; it must be between 0 and 1"),
         ({"gamma": 0}, "gamma is 0; it must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -167,3 +167,11 @@ def test_refusals(model):
     ):
         with pytest.raises(ValueError, match="that is not patched, or no causal language model"):
             pcd(unfit()).__enter__()
+
+
+def test_frequencies_that_depend_on_the_length_are_refused(model):
+    config = lrk.unpatch(model).config
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    unfit = lrk.patch(LlamaForCausalLM(config))
+    with pytest.raises(ValueError, match="rope_type is 'dynamic', whose frequencies depend on"):
+        pcd(unfit).__enter__()

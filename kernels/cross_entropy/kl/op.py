@@ -6,11 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import check_loss, check_softcap, check_softcap_and_chunk, check_tensors
+from ...argument_types import check_dense
+from ...differentiation import check_differentiation
+from ..arguments import check_tensors, checked_loss, checked_options, checked_softcap
 from ..chunks import kept_tokens, sum_dtype
 from ..op import compute_dtype_of
 from ..reduction import needed, reduce_tokens, reduce_total, widened
-from .arguments import check_teacher, check_temperature
+from .arguments import check_teacher, checked_temperature
 from .operations import BY_DEVICE, BY_TRITON, Operations
 
 
@@ -32,14 +34,25 @@ def _divergence(
     num_items: float | Tensor | None = None,
     chunk_tokens: int | None = None,
 ) -> Tensor:
+    check_dense(hidden=hidden)
     if labels is None:
         labels, ignore_index = hidden.new_zeros(hidden.shape[:-1], dtype=torch.int64), None
     check_tensors(hidden, weight, labels, bias, token_weight)
     check_teacher(hidden, weight, teacher_hidden, teacher_weight, teacher_bias)
-    check_softcap_and_chunk(softcap, chunk_tokens)
-    check_softcap("teacher_softcap", teacher_softcap)
-    check_temperature(temperature)
-    check_loss(reduction, 0.0, 0.0, num_items)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
+    teacher_softcap = checked_softcap("teacher_softcap", teacher_softcap)
+    temperature = checked_temperature(temperature)
+    _, _, num_items = checked_loss(hidden, reduction, 0.0, 0.0, num_items)
+    check_differentiation(
+        "linear_kl",
+        hidden,
+        weight,
+        bias,
+        token_weight,
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+    )
     teacher = [
         None if tensor is None else tensor.detach()
         for tensor in (teacher_hidden, teacher_weight, teacher_bias)
@@ -49,7 +62,7 @@ def _divergence(
         compute_dtype_of(operations.widens, tensor) for tensor in (hidden, teacher_hidden)
     )
     options = (
-        *teacher, ignore_index, float(temperature), softcap, teacher_softcap, chunk_tokens,
+        *teacher, ignore_index, temperature, softcap, teacher_softcap, chunk_tokens,
         teacher_dtype, compute_dtype,
     )  # fmt: skip
     needs = needed(hidden, weight, bias)
@@ -113,7 +126,7 @@ def linear_kl(
         reduction: "mean", "sum" or "none". The mean divides by `num_items`, else by the sum of the
             kept tokens' weights, else by their number; with nothing kept the loss is 0.
         token_weight: (...), floating point, the weight of each token's loss.
-        temperature: T, positive; divides both logits, after the soft caps.
+        temperature: T, positive, at most 1e4; divides both logits, after the soft caps.
         softcap: the student's logits become softcap * tanh(logits / softcap).
         teacher_softcap: the same of the teacher's.
         num_items: divisor of the mean, a number or a 0-dim tensor on any device.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...differentiation import no_second_derivative
 from ..chunks import keep, sum_dtype
 from ..operations import BY_DEVICE as LOSS_BY_DEVICE
 from ..operations import BY_TRITON as LOSS_BY_TRITON
@@ -181,6 +182,7 @@ def _define_tokens(name: str, on_cpu: PairPass, on_gpu: PairPass) -> Callable[..
         return d_hidden, d_weight, None, d_bias, *([None] * (3 + len(ctx.options)))
 
     forward.register_autograd(differentiate, setup_context=setup_context)
+    backward.register_autograd(no_second_derivative("linear_kl"))
     return forward
 
 

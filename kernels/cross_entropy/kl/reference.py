@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..arguments import check_loss, check_softcap, check_softcap_and_chunk, check_tensors
+from ..arguments import check_tensors, checked_loss, checked_options, checked_softcap
 from ..chunks import kept_tokens
 from ..reduction import reduce_tokens
-from .arguments import check_teacher, check_temperature
+from .arguments import check_teacher, checked_temperature
 
 
 def _logprobs(
@@ -47,10 +47,10 @@ def linear_kl_reference(
         labels, ignore_index = hidden.new_zeros(hidden.shape[:-1], dtype=torch.int64), None
     check_tensors(hidden, weight, labels, bias, token_weight)
     check_teacher(hidden, weight, teacher_hidden, teacher_weight, teacher_bias)
-    check_softcap_and_chunk(softcap, chunk_tokens)
-    check_softcap("teacher_softcap", teacher_softcap)
-    check_temperature(temperature)
-    check_loss(reduction, 0.0, 0.0, num_items)
+    ignore_index, softcap, chunk_tokens = checked_options(ignore_index, softcap, chunk_tokens)
+    teacher_softcap = checked_softcap("teacher_softcap", teacher_softcap)
+    temperature = checked_temperature(temperature)
+    _, _, num_items = checked_loss(hidden, reduction, 0.0, 0.0, num_items)
 
     kept = kept_tokens(labels, ignore_index)
     targets = labels[kept]

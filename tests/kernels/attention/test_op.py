@@ -1,5 +1,6 @@
 """Attention as an operation of PyTorch: schema, fakes, compilation, autocast, validation."""
 
+import numpy as np
 import pytest
 import torch
 from torch.library import opcheck
@@ -137,8 +138,8 @@ def test_only_what_needs_a_gradient_gets_one(device):
         ),
         ({"k": torch.zeros(2, 2, 20, 32).half()}, "k has dtype torch.float16: must be that of q"),
         ({"q": torch.zeros(2, 4, 20, 32).int()}, "q has dtype torch.int32"),
-        ({"scale": 0.0}, "scale is 0.0: must be positive and finite"),
-        ({"softcap": -1.0}, "softcap is -1.0: must be positive and finite"),
+        ({"scale": 0.0}, "scale is 0.0: must be from 1e-15 to 1e"),
+        ({"softcap": -1.0}, "softcap is -1.0: must be from 1e-15"),
         ({"window": 0}, "window is 0, causal True: must be at least 1, and causal"),
         ({"window": 3, "causal": False}, "window is 3, causal False"),
         ({"window_position_ids": torch.zeros(1, 20).long()}, "given without window"),
@@ -166,6 +167,93 @@ def test_wrong_arguments_are_refused_in_one_sentence(function, change, message, 
     with pytest.raises(ValueError, match=message) as error:
         function(**arguments)
     assert "\n" not in str(error.value)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q_offset": 2.0}, r"q_offset is 2\.0, of type float: must be an integer"),
+        ({"q_offset": "2"}, "q_offset is '2', of type str: must be an integer"),
+        ({"q_offset": True}, "q_offset is True, of type bool: must be an integer"),
+        (
+            {"q_offset": 2**70},
+            "q_offset is 1180591620717411303424, of type int: must be an integer",
+        ),
+        ({"window": 2.5}, r"window is 2\.5, of type float: must be an integer"),
+        ({"scale": "0.5"}, r"scale is '0\.5', of type str: must be a real number"),
+        ({"softcap": 10**400}, r"softcap is 1000.*\.\.\., of type int: must be a real number"),
+        ({"causal": "false"}, "causal is 'false', of type str: must be True or False"),
+        ({"return_lse": 1}, "return_lse is 1, of type int: must be True or False"),
+        ({"q": [1.0]}, r"q is \[1\.0\], of type list: must be a tensor"),
+        ({"v": None}, "v is None"),
+        ({"cu_seqlens": [0, 20, 40]}, r"cu_seqlens is \[0, 20, 40\], of type list"),
+        ({"k": torch.zeros(2, 2, 20, 32).to_sparse()}, "k is sparse"),
+    ],
+)
+def test_wrong_types_are_refused_in_one_sentence(function, change, message, device):
+    arguments = dict(zip("qkv", _inputs(device), strict=True)) | change
+    with pytest.raises(TypeError, match=message) as error:
+        function(**arguments)
+    assert "\n" not in str(error.value)
+
+
+@BOTH
+def test_numbers_of_numpy_are_numbers(function, device):
+    inputs = _inputs(device)
+    ours = function(*inputs, q_offset=np.int64(2), window=np.int32(5), scale=np.float32(0.25))
+    truth = function(*inputs, q_offset=2, window=5, scale=0.25)
+    assert torch.equal(ours, truth)
+    assert not torch.equal(ours, function(*inputs, window=5, scale=0.25))
+
+
+@BOTH
+@pytest.mark.parametrize("window", [None, 7, 2**40 + 9])
+@pytest.mark.parametrize("q_offset", [-(2**62), -21, -20, 19, 27, 28, 2**31 - 1, 2**40])
+def test_an_offset_beyond_all_keys(function, window, q_offset, device):
+    """Below them no key is seen, above them all are, and behind the window none."""
+    inputs = _inputs(device)
+    ours = function(*inputs, q_offset=q_offset, window=window)
+    exact = (x.detach().double() for x in inputs)
+    truth = attention_reference(*exact, q_offset=q_offset, window=window)
+    assert (ours - truth).abs().max() < 1e-5
+    gradients = torch.autograd.grad(ours.sum(), inputs)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"kv_lengths": torch.tensor([20, -1])},
+            "kv_lengths has -1: must be from 0 to the 20 keys",
+        ),
+        ({"q_offset": torch.tensor(2**40)}, "q_offset has 1099511627776: must be from -2.30 to"),
+        ({"kv_lengths": torch.tensor([21, 3])}, "kv_lengths has 21: must be from 0 to the 20 keys"),
+        (
+            {"window": 3, "window_position_ids": 30 - torch.arange(20)[None]},
+            "window_position_ids fall after key 0 of row 0: must never fall in a document",
+        ),
+        (
+            {"window": 3, "window_position_ids": torch.tensor([[*range(19), 2**31]])},
+            r"window_position_ids run from 0 to 2147483648: must be from 0 to 2\^31 - 1",
+        ),
+    ],
+)
+def test_wrong_values_are_refused_on_a_cpu(change, message):
+    with pytest.raises(ValueError, match=message):
+        attention(*_inputs("cpu"), **change)
+
+
+def test_positions_may_fall_between_documents_and_stand_still():
+    positions = torch.cat([torch.arange(12) // 2, torch.arange(8)]).expand(2, -1)
+    ends = torch.tensor([0, 12, 20, 32, 40])
+    inputs = _inputs("cpu")
+    arguments = {"cu_seqlens": ends, "window": 3, "window_position_ids": positions}
+    ours = attention(*inputs, **arguments)
+    truth = attention_reference(*(x.detach().double() for x in inputs), **arguments)
+    assert (ours - truth).abs().max() < 1e-5
+    assert (attention_triton(*inputs, **arguments) - truth).abs().max() < 1e-5
 
 
 @BOTH

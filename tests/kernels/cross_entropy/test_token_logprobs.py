@@ -156,7 +156,7 @@ def test_entropy_changes_nothing_else(implementation, make_case):
 
 def test_bad_arguments(make_case):
     case = make_case()
-    with pytest.raises(ValueError, match="softcap must be a positive number or None, got -1"):
+    with pytest.raises(ValueError, match=r"softcap must be from 1e-15 to .* or None, got -1"):
         token_logprobs(case.hidden, case.weight, case.labels, softcap=-1.0)
     case.labels[0, 1] = 101
     with pytest.raises(ValueError, match=r"labels\[0, 1\] is 101"):

@@ -130,8 +130,16 @@ def test_bad_input_is_refused_in_one_sentence(function, changes, error, message)
 
 
 def test_negative_positions_are_refused_on_the_cpu():
-    with pytest.raises(ValueError, match="position_ids must be non-negative, got -3"):
+    with pytest.raises(ValueError, match=r"position_ids must be from 0 to 2\^38, got -3"):
         rope(**bad(position_ids=lambda p: torch.full_like(p, -3)))
+
+
+def test_positions_where_angles_are_less_exact_are_refused_on_the_cpu():
+    with pytest.raises(
+        ValueError, match=r"position_ids must be from 0 to 2\^38, got 1099511627776"
+    ):
+        rope(**bad(position_ids=lambda p: torch.full_like(p, 2**40)))
+    rope(**bad(position_ids=lambda p: torch.full_like(p, 2**38)))
 
 
 def test_the_kernel_refuses_float64(device):

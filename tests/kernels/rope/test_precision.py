@@ -69,6 +69,17 @@ def test_over_the_whole_range(implementation, theta, device):
 
 
 @pytest.mark.parametrize("implementation", [rope, rope_triton])
+@pytest.mark.parametrize("theta", THETAS)
+def test_beyond_32_bits(implementation, theta, device):
+    """Up to 2^38 as promised, 1.5e-7; the rounding of an increment grows with the position."""
+    inv_freq = theta ** (-torch.arange(0, 128, 2, dtype=torch.float64) / 128)
+    ids = torch.tensor([2**31, 2**32 + 5, 2**37 + 1, 2**38 - 1, 2**38], device=device)
+    truth = true_cos_sin(ids, inv_freq)
+    for value, true in zip(cos_sin(implementation, ids, inv_freq.to(device)), truth, strict=True):
+        assert np.abs(value.double().cpu().numpy() - true).max() <= 1.5e-7
+
+
+@pytest.mark.parametrize("implementation", [rope, rope_triton])
 def test_around_every_eighth_of_a_turn(implementation, device):
     """Where signs change and polynomials are at the end of their range."""
     ids = torch.arange(4096, device=device)
