@@ -48,8 +48,24 @@ AVX512-BF16, bitsandbytes 0.50 rewrites its layers at an evaluation and passes n
 them afterwards, patched or not; `lrk-train` prevents that.
 
 No test looks at several processes (FSDP, DeepSpeed, tensor parallelism), CUDA graphs, or a model
-spread over several devices. Where the `lm_head` has an adapter or is offloaded, the loss without
-logits refuses: use `cross_entropy=False`.
+spread over several devices.
+
+Refused, with one sentence that says what to do instead:
+
+- the loss without logits where `lm_head` is offloaded, of 4 or 8 bits, or has another adapter than
+  LoRA or `modules_to_save` (DoRA and other variants of LoRA, trainable tokens, adapters chosen row
+  by row): use `cross_entropy=False`;
+- padding between the tokens of a row in a compiled model, in `lrk.decode`, under another's
+  attention, and in an encoder: pad on the left or on the right;
+- padding and `cu_seq_lens_q` at once, and positions that start again without `cu_seq_lens_q`;
+- attention dropout and `output_attentions` in the config; as an argument, `output_attentions` gives
+  None with a warning, as under sdpa;
+- an `attn_implementation` beside an `attention` that would replace it, in
+  `AutoLrkModelForCausalLM` and `apply_lrk_to_*`;
+- a RoPE whose frequencies are not those of transformers (`partial_rotary_factor` with a `rope_type`
+  other than default), and `lrk.decode.pcd` where they depend on the length of the text.
+
+With LoRA on `lm_head` the loss forms the gradient of all of `lm_head`'s weights, as without LoRA.
 """
 
 

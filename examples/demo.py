@@ -123,7 +123,7 @@ def evaluate(
             total = 0.0
             for batch in batches:
                 batch["labels"][:, : SAMPLE // 2] = -100
-                total += model(**batch, use_cache=False).loss.item()
+                total += model(**batch, use_cache=False, output_logits=False).loss.item()
             losses[length] = total / len(samples)
             print(f"{name}: {losses[length]:.3f} nats at {length:,}", flush=True)
     return losses

@@ -2,8 +2,9 @@
 
 transformers computes them in float32 and keeps them in a buffer that `model.to(torch.bfloat16)`
 rounds: at position 131,071 float32 frequencies are off by 3.8e-3 rad, bfloat16 ones by 234 rad.
-The types `dynamic` and `longrope` there change the frequencies with the largest position of each
-batch, which skipped positions make random; here they are resolved once, for the whole window.
+The types `dynamic` and `longrope` change the frequencies with the length of the text: there it is
+taken from the largest position of each batch, which skipped positions make random. Here a length
+is given, or they are resolved for the whole window.
 """
 
 import math
@@ -13,6 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
+
+# Their rotary embeddings turn whole heads, whatever partial_rotary_factor says.
+_WHOLE_HEADS = ("llama", "mistral", "qwen2")
 
 
 class RopeFrequencies(NamedTuple):
@@ -43,6 +47,8 @@ def rope_frequencies(config: PretrainedConfig) -> RopeFrequencies:
 def rotary_dim(config: PretrainedConfig) -> int:
     """`R`, how many dimensions of a head are rotated."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.model_type in _WHOLE_HEADS:
+        return head_dim
     return int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
 
 
@@ -61,12 +67,92 @@ def _linear(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequen
     return RopeFrequencies(inv_freq / parameters["factor"], scaling)
 
 
+class DynamicFrequencies(NamedTuple):
+    """Dynamic NTK at a text of n tokens: base `theta (f n / L - (f - 1)) ** (R / (R - 2))`."""
+
+    inv_freq: Tensor
+    """(R/2,) float64, up to the window."""
+    exponent: Tensor
+    """(R/2,) float64, `2 j / (R - 2)`."""
+    factor: float
+    window: int
+
+    @classmethod
+    def of(
+        cls, config: PretrainedConfig, device: torch.device | None = None
+    ) -> "DynamicFrequencies":
+        parameters, dim = config.rope_parameters, rotary_dim(config)
+        inv_freq = _default(config, parameters).inv_freq.to(device)
+        exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=device) / (dim - 2)
+        return cls(inv_freq, exponent, parameters["factor"], config.max_position_embeddings)
+
+    @property
+    def longest(self) -> int:
+        """The length that it was configured for, in tokens."""
+        return int(self.factor * self.window)
+
+    def with_skips(self, length: Tensor) -> Tensor:
+        """() tokens of the text for which positions stand that skip and end at a length."""
+        return torch.where(length > self.window, self.longest, length)
+
+    def at(self, length: Tensor) -> Tensor:
+        """(R/2,) float64 for a text of so many tokens, ()."""
+        share = length.double().clamp(min=self.window) / self.window
+        return self.inv_freq * (self.factor * share - (self.factor - 1)) ** -self.exponent
+
+
+class LongRopeFrequencies(NamedTuple):
+    """LongRoPE (2402.13753): a searched divisor per dimension, one set for short and for long."""
+
+    short: Tensor
+    """(R/2,) float64, up to the original window."""
+    long: Tensor
+    """(R/2,) float64, beyond."""
+    original: int
+    window: int
+
+    @classmethod
+    def of(
+        cls, config: PretrainedConfig, device: torch.device | None = None
+    ) -> "LongRopeFrequencies":
+        parameters = config.rope_parameters
+        inv_freq = _default(config, parameters).inv_freq
+        short, long = (
+            (inv_freq / torch.tensor(parameters[name], dtype=torch.float64)).to(device)
+            for name in ("short_factor", "long_factor")
+        )
+        original = parameters["original_max_position_embeddings"]
+        return cls(short, long, original, config.max_position_embeddings)
+
+    @property
+    def longest(self) -> int:
+        """The length that it was configured for, in tokens."""
+        return self.window
+
+    def with_skips(self, length: Tensor) -> Tensor:
+        """() tokens of the text for which positions stand that skip and end at a length."""
+        return torch.full_like(length, self.longest)
+
+    def at(self, length: Tensor) -> Tensor:
+        """(R/2,) float64 for a text of so many tokens, ()."""
+        return torch.where(length > self.original, self.long, self.short)
+
+
+def frequencies_by_length(
+    config: PretrainedConfig, device: torch.device | None = None
+) -> DynamicFrequencies | LongRopeFrequencies | None:
+    """What `rope_type` says for each length of a text; None for types that do not ask.
+
+    Args:
+        device: where lengths will be.
+    """
+    kind = BY_LENGTH.get(config.rope_parameters.get("rope_type", "default"))
+    return None if kind is None else kind.of(config, device)
+
+
 def _dynamic(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
-    """Dynamic NTK at `n = f L`: base `theta (f n / L - (f - 1)) ** (R / (R - 2))`."""
-    dim, factor = rotary_dim(config), parameters["factor"]
-    stretch = factor * factor - (factor - 1)
-    theta = parameters["rope_theta"] * stretch ** (dim / (dim - 2))
-    return RopeFrequencies(_geometric(theta, dim), 1.0)
+    found = DynamicFrequencies.of(config)
+    return RopeFrequencies(found.at(torch.tensor(found.longest)), 1.0)
 
 
 def _yarn(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
@@ -106,16 +192,12 @@ def _yarn_scaling(parameters: dict[str, Any], factor: float) -> float:
 
 
 def _longrope(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
-    """LongRoPE (2402.13753): a searched divisor per dimension, one set for short and for long."""
-    length = parameters["original_max_position_embeddings"]
-    target = config.max_position_embeddings
-    factor = parameters.get("factor") or target / length
-    divisors = parameters["long_factor" if target > length else "short_factor"]
+    found = LongRopeFrequencies.of(config)
+    factor = parameters.get("factor") or found.window / found.original
     scaling = parameters.get("attention_factor")
     if scaling is None:
-        scaling = math.sqrt(1 + math.log(factor) / math.log(length)) if factor > 1 else 1.0
-    inv_freq = _geometric(parameters["rope_theta"], rotary_dim(config))
-    return RopeFrequencies(inv_freq / torch.tensor(divisors, dtype=torch.float64), scaling)
+        scaling = math.sqrt(1 + math.log(factor) / math.log(found.original)) if factor > 1 else 1.0
+    return RopeFrequencies(found.at(torch.tensor(found.longest)), scaling)
 
 
 def _llama3(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
@@ -136,3 +218,9 @@ ROPE_TYPES: dict[str, Callable[[PretrainedConfig, dict[str, Any]], RopeFrequenci
     "longrope": _longrope,
     "yarn": _yarn,
 }
+
+BY_LENGTH: dict[str, type[DynamicFrequencies] | type[LongRopeFrequencies]] = {
+    "dynamic": DynamicFrequencies,
+    "longrope": LongRopeFrequencies,
+}
+"""Types whose frequencies depend on the length of the text."""

@@ -4,7 +4,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from lrk.frequencies import ROPE_TYPES, rope_frequencies
+from lrk.frequencies import BY_LENGTH, ROPE_TYPES, frequencies_by_length, rope_frequencies
 
 LENGTH = 4096
 PARAMETERS = {
@@ -63,9 +63,21 @@ def test_same_formula_as_transformers(name, max_position_embeddings):
     torch.testing.assert_close(ours.inv_freq, theirs.double(), rtol=2e-6, atol=0)
 
 
-def test_partial_rotary_factor_shortens_the_frequencies():
+@pytest.mark.parametrize("length", [1, LENGTH, LENGTH + 1, 3 * LENGTH, 40 * LENGTH])
+@pytest.mark.parametrize("name", sorted(BY_LENGTH))
+def test_each_length_as_transformers(name, length):
+    config = make_config(name, 8 * LENGTH)
+    theirs, _ = ROPE_INIT_FUNCTIONS[name](config, seq_len=length)
+    ours = frequencies_by_length(config).at(torch.tensor(length))
+    torch.testing.assert_close(ours, theirs.double(), rtol=2e-6, atol=0)
+
+
+def test_partial_rotary_factor_is_obeyed_where_the_architecture_obeys_it():
     config = make_config("default", LENGTH)
     config.rope_parameters["partial_rotary_factor"] = 0.5
+    theirs, _ = LlamaRotaryEmbedding.compute_default_rope_parameters(config)
+    assert rope_frequencies(config).inv_freq.shape == theirs.shape == (32,)
+    config.model_type = "phi"
     assert rope_frequencies(config).inv_freq.shape == (16,)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from lrk.hf.architectures import architecture_of_type
-from lrk.hf.backends import installed_attention
+from lrk.hf.backends import check_request, installed_attention
 from lrk.hf.patch import patch
+from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 
 _stock_inits: dict[type[nn.Module], Callable[..., None]] = {}
 
@@ -23,7 +24,9 @@ def apply_lrk_to_llama(
     """Patch every Llama model of transformers that is made from now on.
 
     The arguments are those of `lrk.patch`; those of the last call hold. A base model is patched
-    too, under whatever head. Making a model raises what `lrk.patch` would.
+    too, under whatever head. Making a model raises what `lrk.patch` would, and for an
+    `attn_implementation` that `attention` would replace; "sdpa", which transformers chooses by
+    itself, is replaced.
 
     Raises:
         ValueError: for an attention that is not known or not installed.
@@ -63,6 +66,8 @@ def _apply(model_type: str, **parts: bool | str) -> None:
 def _patching(init: Callable[..., None], parts: dict[str, Any]) -> Callable[..., None]:
     @functools.wraps(init)
     def patching_init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        config = kwargs["config"] if "config" in kwargs else args[0]
+        check_request(config._attn_implementation, parts["attention"], (None, SDPA))
         init(self, *args, **kwargs)
         patch(self, **parts)
 

@@ -58,13 +58,15 @@ def architecture_of_type(model_type: str) -> Architecture:
     )
 
 
-def check_attention_dropout(config: Any, attention: str) -> None:
-    """Raise `ValueError` for attention dropout, which an attention of `lrk.patch` does not have."""
-    if config.attention_dropout:
-        raise ValueError(
-            f"config.attention_dropout is {config.attention_dropout}; the {attention} attention "
-            "has none: set it to 0 or use attention=False"
-        )
+def check_attention_config(config: Any, attention: str) -> None:
+    """Raise `ValueError` for dropout and for weights, which no attention of `lrk.patch` has."""
+    for name, verb, off in (("attention_dropout", "has", 0), ("output_attentions", "gives", False)):
+        value = getattr(config, name, None)
+        if value:
+            raise ValueError(
+                f"config.{name} is {value}; the {attention} attention {verb} none: set it to {off} "
+                "or use attention=False"
+            )
 
 
 def sliding_window_of(config: Any) -> int | None:

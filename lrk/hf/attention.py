@@ -20,12 +20,25 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 from transformers.utils import logging
 
 from lrk.hf.mask_functions import check_mask_function, is_bidirectional
+from lrk.hf.unpadding import (
+    Unpadding,
+    first_query,
+    is_marks,
+    marks,
+    ordered,
+    real_keys,
+    real_queries,
+)
 from lrk.kernels.attention import attention
 
 BACKEND = "lrk"
 POSITIONS_RESTART = (
     "position_ids start again inside a row: pass the boundaries of packed documents as "
     "cu_seq_lens_q and cu_seq_lens_k, they are not guessed from positions"
+)
+_PADDED_DOCUMENTS = (
+    "attention_mask has padding and cu_seq_lens_q packs documents; give one of them: padding is a "
+    "document too"
 )
 
 # What models hand through to every attention, and what says nothing of who sees whom: of the
@@ -78,6 +91,8 @@ def lrk_attention(
     Raises:
         ValueError: as `understood` does.
     """
+    if attention_mask is not None and is_marks(attention_mask):
+        return _unpadded_attention(module, query, key, value, attention_mask, **arguments)
     asked = understood(BACKEND, module, query, key, attention_mask, **arguments)
     output = attention(
         query,
@@ -92,6 +107,40 @@ def lrk_attention(
         softcap=asked.softcap,
     )
     return cast(Tensor, output).transpose(1, 2), None
+
+
+def _unpadded_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    marks: Tensor,
+    position_ids: Tensor | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """`lrk_attention` in rows with holes."""
+    if cu_seq_lens_q is not None:
+        raise ValueError(_PADDED_DOCUMENTS)
+    asked = understood(BACKEND, module, query, key, None, **arguments)
+    order = Unpadding.of(marks, query.shape[2])
+    whole = position_ids is not None and position_ids.shape[-1] == key.shape[2]
+    output = attention(
+        ordered(query, order.queries),
+        ordered(key, order.keys),
+        ordered(value, order.keys),
+        causal=asked.causal,
+        kv_lengths=order.kv_lengths,
+        q_offset=order.q_offset,
+        window=asked.window,
+        window_position_ids=(
+            None if asked.window is None else order.rising(position_ids if whole else None)
+        ),
+        scale=asked.scale,
+        softcap=asked.softcap,
+    )
+    output = ordered(cast(Tensor, output), order.queries.argsort(dim=1))
+    return output.where(order.answered[:, None, :, None], 0).transpose(1, 2), None
 
 
 def understood(
@@ -145,8 +194,7 @@ def understood(
     if attention_temperature <= 0:
         raise ValueError(f"attention_temperature is {attention_temperature}; it must be positive")
     if attention_mask is not None:
-        _check_mask(attention_mask, cu_seq_lens_q)
-        cu_seq_lens_q, cu_seq_lens_k = attention_mask[0, 0].unbind()
+        cu_seq_lens_q, cu_seq_lens_k = boundaries_of(attention_mask, cu_seq_lens_q, query.shape[2])
     check_seq_idx(seq_idx, cu_seq_lens_q)
     if cu_seq_lens_q is None and position_ids is not None and not positions_are_checked:
         cu_seq_lens_q = _without_restarts(position_ids, query, key)
@@ -210,18 +258,35 @@ def check_seq_idx(seq_idx: Tensor | None, cu_seq_lens_q: Tensor | None) -> None:
         raise ValueError("seq_idx packs documents; give their boundaries as cu_seq_lens_q too")
 
 
-def _check_mask(attention_mask: Tensor, cu_seq_lens_q: Tensor | None) -> None:
+def boundaries_of(
+    attention_mask: Tensor, cu_seq_lens_q: Tensor | None, q_length: int
+) -> tuple[Tensor, Tensor]:
+    """(N + 1,) ends of the documents of queries and of keys, which `document_boundaries` found.
+
+    Raises:
+        ValueError: for any other mask, for padding inside a row, and for padding beside packed
+            documents.
+    """
+    if cu_seq_lens_q is not None and (
+        is_marks(attention_mask) or is_document_boundaries(attention_mask)
+    ):
+        raise ValueError(_PADDED_DOCUMENTS)
+    if is_marks(attention_mask):
+        real = real_keys(attention_mask)
+        first, count = _real_span(real)
+        span = (first, first + count)
+        return (
+            _boundaries(*span, first_query(attention_mask), q_length, padding_document=0),
+            _boundaries(*span, 0, real.shape[1], padding_document=1),
+        )
     if not is_document_boundaries(attention_mask):
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)} and dtype "
             f"{attention_mask.dtype}; the lrk attention takes a (batch, length) padding mask, "
             "and cu_seq_lens_q for packed documents"
         )
-    if cu_seq_lens_q is not None:
-        raise ValueError(
-            "attention_mask has padding and cu_seq_lens_q packs documents; give one of them: "
-            "padding is a document too"
-        )
+    cu_seqlens, cu_seqlens_k = attention_mask[0, 0].unbind()
+    return cu_seqlens, cu_seqlens_k
 
 
 def _without_restarts(position_ids: Tensor, query: Tensor, key: Tensor) -> Tensor | None:
@@ -245,18 +310,27 @@ def _without_restarts(position_ids: Tensor, query: Tensor, key: Tensor) -> Tenso
 
 
 def _check_window(module: Any, k_length: int) -> None:
-    """Raise `ValueError` if the config has a window that the attention was not told of."""
+    """Raise `ValueError` if the config hides keys of which the attention was not told.
+
+    Chunks are said by a mask function, at which nobody looks in a model that is compiled.
+    """
     config = getattr(module, "config", None)
-    window = getattr(config, "sliding_window", None)
-    if not window or k_length <= window:
-        return
-    layer_types: dict[Any, str] = dict(enumerate(getattr(config, "layer_types", None) or ()))
-    if layer_types.get(getattr(module, "layer_idx", None)) in (None, "sliding_attention"):
-        raise ValueError(
-            f"config.sliding_window is {window}, but {type(module).__name__} does not hand it to "
-            "its attention function, so the lrk attention would ignore it: use another "
-            "attn_implementation"
-        )
+    for name, kinds in (
+        ("sliding_window", (None, "sliding_attention")),
+        ("attention_chunk_size", ("chunked_attention",)),
+    ):
+        limit = getattr(config, name, None)
+        if limit and k_length > limit and _layer_type(module) in kinds:
+            raise ValueError(
+                f"config.{name} is {limit}, but {type(module).__name__} does not hand it to its "
+                "attention function, so the lrk attention would ignore it: use another "
+                "attn_implementation"
+            )
+
+
+def _layer_type(module: Any) -> str | None:
+    layer_types: dict[Any, str] = dict(enumerate(getattr(module.config, "layer_types", None) or ()))
+    return layer_types.get(getattr(module, "layer_idx", None))
 
 
 def document_boundaries(
@@ -269,9 +343,10 @@ def document_boundaries(
     attention_mask: Tensor | None = None,
     use_vmap: bool = False,
     device: torch.device | None = None,
+    unpads: bool = True,
     **kwargs,
 ) -> Tensor | None:
-    """Mask function of the backend; the signature is transformers'.
+    """Mask function of the backend; the signature is transformers', but for `unpads`.
 
     A row of the batch is one document, with padding around it and, in a static cache, unused keys
     behind it. None if there is only the document: causality is aligned to its end.
@@ -279,10 +354,13 @@ def document_boundaries(
     Returns:
         (1, 1, 2, 5 B + 1) int32: boundaries over the flattened queries and over the flattened keys.
         transformers passes a four-dimensional tensor through unchanged wherever it takes a mask.
+        With `unpads`, where there is padding inside a row, or at its end while no gradients are
+        computed, `lrk.hf.unpadding.marks`.
 
     Raises:
-        ValueError: for padding inside a row, for a padding mask of another shape than the tokens,
-            and for a mask function that says anything else.
+        ValueError: for padding inside a row without `unpads`, in a graph that is compiled, and
+            where attention is not causal; for a padding mask of another shape than the tokens; and
+            for a mask function that says anything else.
     """
     if use_vmap:
         raise ValueError("custom mask functions are not supported by the lrk attention")
@@ -301,17 +379,40 @@ def document_boundaries(
         first = torch.zeros(batch_size, dtype=torch.int64, device=device)
         last = end * torch.ones_like(first)
     else:
-        whole = not torch.compiler.is_compiling() and attention_mask.all()
-        if whole and end == kv_offset + kv_length:
-            return None
-        first, count = _real_span(attention_mask)
-        last = torch.minimum(first + count, torch.as_tensor(end, device=device))
+        if torch.compiler.is_compiling():
+            first, count = _real_span(attention_mask)
+        else:
+            whole, has_holes, ends_padded = _looked_at(attention_mask, end)
+            if whole and end == kv_offset + kv_length:
+                return None
+            # In training nobody asks for the output behind a text, and documents compute none.
+            if unpads and (has_holes or (ends_padded and not torch.is_grad_enabled())):
+                if has_holes and q_length > 1:
+                    _logger.warning_once(
+                        "attention_mask has zeros between the ones of a row: the attention of "
+                        "these tokens is 0, so nothing should be predicted from them, and the "
+                        "label of the token behind them should be -100"
+                    )
+                return _marks(attention_mask, q_offset, end, kv_offset, kv_length)
+            if has_holes:
+                raise _holes(attention_mask)
+            first, count = _first_and_count(attention_mask)
+        last = (first + count).clamp(max=end)
     return torch.stack(
         [
             _boundaries(first, last, q_offset, q_length, padding_document=0),
             _boundaries(first, last, kv_offset, kv_length, padding_document=1),
         ]
     ).to(torch.int32)[None, None]
+
+
+def _marks(
+    attention_mask: Tensor, q_offset: int | Tensor, end: int | Tensor, kv_offset: int, length: int
+) -> Tensor:
+    places = kv_offset + torch.arange(length, device=attention_mask.device)
+    real = attention_mask[:, kv_offset : kv_offset + length].bool()
+    real = torch.nn.functional.pad(real, (0, length - real.shape[1]), value=False)
+    return marks(real & (places < end), (places >= q_offset) & (places < end))
 
 
 def check_padding(
@@ -346,7 +447,8 @@ def _padded_keys(batch_size: int, q_length: int, attention_mask: Tensor | None) 
 
 def is_document_boundaries(attention_mask: Tensor) -> bool:
     """Whether `document_boundaries` made this mask."""
-    return attention_mask.ndim == 4 and attention_mask.dtype == torch.int32
+    shape = attention_mask.shape
+    return len(shape) == 4 and shape[:3] == (1, 1, 2) and attention_mask.dtype == torch.int32
 
 
 def real_tokens(attention_mask: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -359,6 +461,8 @@ def real_tokens(attention_mask: Tensor, shape: tuple[int, int]) -> Tensor:
     """
     if attention_mask.ndim == 2:
         return attention_mask[:, -shape[1] :].bool()
+    if is_marks(attention_mask):
+        return real_queries(attention_mask, shape[1])
     if is_document_boundaries(attention_mask):
         num_queries, num_keys = attention_mask[0, 0].diff(dim=1)
         return (num_keys > 0).repeat_interleave(num_queries).view(shape)
@@ -398,20 +502,49 @@ def _(position_ids: Tensor, batch: int) -> Tensor:
     return position_ids.new_empty(batch + 1, dtype=torch.int32)
 
 
+def _holes(attention_mask: Tensor) -> ValueError:
+    row = int((_runs(attention_mask) > 1).int().argmax())
+    return ValueError(
+        f"attention_mask has zeros between the ones of row {row}, which attention='lrk' alone "
+        "takes, where it is causal, not compiled and not of lrk.decode: pad on the left or on the "
+        "right"
+    )
+
+
+def _looked_at(attention_mask: Tensor, end: int | Tensor) -> list[bool]:
+    """Whether all is real, padding is inside a row, and a row's last query is padding.
+
+    Costs one synchronisation with the device.
+    """
+    real = attention_mask.bool()
+    has_holes = (_runs(attention_mask) > 1).any()
+    if isinstance(end, int):
+        last = real[:, end - 1]
+    else:  # To index by a tensor of one number would read it from the device.
+        last = real.index_select(1, end.view(1).clamp(max=real.shape[1]) - 1)[:, 0]
+    ends_padded = (real.any(dim=1) & ~last).any()
+    return torch.stack([real.all(), has_holes, ends_padded]).tolist()
+
+
+def _runs(attention_mask: Tensor) -> Tensor:
+    """(B,) int64: how many times ones begin in each row."""
+    return attention_mask.int().diff(dim=1).eq(1).sum(1) + attention_mask[:, 0].int()
+
+
+def _first_and_count(attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) int64 each: where the ones of each row start, and how many there are."""
+    return attention_mask.int().argmax(1), attention_mask.sum(1)
+
+
 @torch.library.custom_op("lrk::real_span", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
 def _real_span(attention_mask: Tensor) -> Tensor:
     """(2, B) int64: where the ones of each row of a (B, S) mask start, and how many there are.
 
     An operation, so that padding inside a row is refused in a compiled model too.
     """
-    starts = attention_mask.int().diff(dim=1).eq(1).sum(1) + attention_mask[:, 0].int()
-    if (starts > 1).any():
-        row = int((starts > 1).int().argmax())
-        raise ValueError(
-            f"attention_mask has zeros between the ones of row {row}; the lrk attention takes "
-            "padding on the left or on the right, and cu_seq_lens_q for packed documents"
-        )
-    return torch.stack([attention_mask.int().argmax(1), attention_mask.sum(1)])
+    if (_runs(attention_mask) > 1).any():
+        raise _holes(attention_mask)
+    return torch.stack(_first_and_count(attention_mask))
 
 
 @_real_span.register_fake

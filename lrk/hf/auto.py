@@ -7,8 +7,8 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
-from lrk.hf.architectures import architecture_of, check_attention_dropout
-from lrk.hf.backends import installed_attention
+from lrk.hf.architectures import architecture_of, check_attention_config
+from lrk.hf.backends import check_request, installed_attention
 from lrk.hf.patch import check_release, patch
 
 # What decides where a config is read from, of the arguments of `from_pretrained`.
@@ -46,10 +46,12 @@ class AutoLrkModelForCausalLM:
 
         Raises:
             ValueError: as `lrk.patch` does for the model's type, the attention, its dropout and the
-                release of transformers, before any weights are read.
+                release of transformers, before any weights are read; and for an
+                `attn_implementation` that `attention` would replace.
         """
         name = str(pretrained_model_name_or_path)
         _check(_config_of(name, kwargs), f"pretrained_model_name_or_path {name!r} is", attention)
+        check_request(kwargs.get("attn_implementation"), attention)
         loaded = AutoModelForCausalLM.from_pretrained(name, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         patch(model, rope=rope, attention=attention, cross_entropy=cross_entropy)
@@ -70,9 +72,10 @@ class AutoLrkModelForCausalLM:
             kwargs: as in `AutoModelForCausalLM.from_config`.
 
         Raises:
-            ValueError: as `lrk.patch` does.
+            ValueError: as `lrk.patch` does, and as `from_pretrained`.
         """
         _check(config, f"config is a {type(config).__name__}", attention)
+        check_request(kwargs.get("attn_implementation"), attention)
         model = AutoModelForCausalLM.from_config(config, **kwargs)
         return patch(model, rope=rope, attention=attention, cross_entropy=cross_entropy)
 
@@ -82,7 +85,7 @@ def _check(config: PretrainedConfig, subject: str, attention: bool | str) -> Non
     architecture_of(config, subject)
     check_release(config.model_type)
     if name is not None:
-        check_attention_dropout(config, name)
+        check_attention_config(config, name)
 
 
 def _config_of(name: str, kwargs: dict[str, Any]) -> PretrainedConfig:

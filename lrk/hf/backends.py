@@ -40,6 +40,23 @@ def installed_attention(choice: Any) -> str | None:
     return choice
 
 
+def check_request(requested: Any, choice: bool | str, unasked: tuple[Any, ...] = (None,)) -> None:
+    """Raise `ValueError` if an attention would replace another one that was asked for.
+
+    Args:
+        requested: `attn_implementation` of transformers.
+        choice: as in `installed_attention`.
+        unasked: what stands in a config where nobody asked.
+    """
+    name = installed_attention(choice)
+    if name is None or requested in (*unasked, name, *OURS):
+        return
+    raise ValueError(
+        f"attn_implementation is {requested!r}, which attention={choice!r} would replace: leave it "
+        "out, or use attention=False"
+    )
+
+
 def name_of(backend: str) -> str:
     """What `lrk.patch` calls a backend of `OURS`."""
     return next(name for name, ours in BACKENDS.items() if ours == backend)

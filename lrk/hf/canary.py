@@ -2,8 +2,8 @@
 
 A release can change what lrk relies on without an error: the loss of such a run looks normal, and
 generation goes on, with other tokens. So this compares, on a tiny random model of each type, greedy
-generation with a cache and without one, patched and stock. `python -m lrk.env` runs it, and so do
-the tests.
+generation with a cache and without one, patched and stock, with padding before one of the prompts.
+`python -m lrk.env` runs it, and so do the tests.
 """
 
 import copy
@@ -17,7 +17,7 @@ from lrk.hf.attention import BACKEND
 from lrk.hf.cache_name import cache_of
 from lrk.hf.patch import patch
 
-PROMPT, GENERATED = 12, 12
+PROMPT, PADDING, GENERATED = 12, 3, 12
 TOLERANCE = 1e-3
 """Of the largest logit. Float32 gives some 1e-6, a lost key a few tenths."""
 
@@ -71,9 +71,11 @@ def generation_fault(model_type: str, device: torch.device) -> str | None:
 def _generate(model: PreTrainedModel, prompt: Tensor, use_cache: bool) -> tuple[Tensor, Tensor]:
     """(B, PROMPT + GENERATED) tokens, and (B, GENERATED, V) logits."""
     generate: Any = model.generate
+    attention_mask = torch.ones_like(prompt)
+    attention_mask[1, :PADDING] = 0
     output = generate(
         prompt,
-        attention_mask=torch.ones_like(prompt),
+        attention_mask=attention_mask,
         max_new_tokens=GENERATED,
         do_sample=False,
         use_cache=use_cache,

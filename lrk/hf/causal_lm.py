@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from lrk.hf.cache_name import cache_of, either_cache_name, named_cache
+from lrk.hf.head import head_of
 from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.kernels.cross_entropy.reduction import reduce_tokens
 
@@ -18,11 +20,21 @@ from lrk.kernels.cross_entropy.reduction import reduce_tokens
 TokenWeight = Tensor | Callable[[Tensor], Tensor]
 
 
+@dataclass
+class LossWithoutLogits(CausalLMOutputWithPast):
+    """An output that has None in the place of its logits, also where it is read as a tuple."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        loss, *others = super().to_tuple()
+        return (loss, None, *others)
+
+
 class LrkForCausalLM:
     """Mixed in before a stock causal language model, which has these attributes."""
 
     model: nn.Module
     lm_head: nn.Module
+    training: bool
     loss_function: Callable[..., Tensor]
 
     @either_cache_name
@@ -38,14 +50,15 @@ class LrkForCausalLM:
         use_cache: bool | None = None,
         logits_to_keep: int | slice | Tensor = 0,
         *,
-        output_logits: bool = False,
+        output_logits: bool | None = None,
         token_weight: TokenWeight | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As the stock forward, but with `labels` the output's `logits` are None.
+        """As the stock forward, but in training with `labels` the output's `logits` are None.
 
         Args:
-            output_logits: form the logits also where `labels` are given.
+            output_logits: whether to form the logits where `labels` are given; default in
+                evaluation mode, whose callers may compute metrics from them, and not in training.
             token_weight: (B, S) weight of each label's loss, in the places of `labels` (of
                 `shift_labels` where they are given); or a function that makes it of the losses,
                 (B, S), given without gradients and 0 where ignored. The mean divides by
@@ -71,11 +84,14 @@ class LrkForCausalLM:
         hidden = outputs.last_hidden_state
         loss = None if labels is None else self._fused_loss(hidden, labels, token_weight, **kwargs)
         logits = None
+        if output_logits is None:
+            output_logits = not self.training
         if labels is None or output_logits:
             if isinstance(logits_to_keep, int):
                 logits_to_keep = slice(-logits_to_keep, None)
             logits = self.lm_head(hidden[:, logits_to_keep, :])
-        return CausalLMOutputWithPast(
+        kind = LossWithoutLogits if logits is None else CausalLMOutputWithPast
+        return kind(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
@@ -99,13 +115,12 @@ class LrkForCausalLM:
                 f"the model's loss_function is {self.loss_function}; lrk fuses transformers' "
                 "ForCausalLMLoss only: use lrk.patch(model, cross_entropy=False)"
             )
-        if type(self.lm_head) is not nn.Linear:
-            kind = type(self.lm_head)
-            raise ValueError(
-                f"lm_head is a {kind.__module__}.{kind.__qualname__}; lrk's loss needs a "
-                "torch.nn.Linear: leave lm_head out of the adapter or use "
-                "lrk.patch(model, cross_entropy=False)"
-            )
+        shape: tuple[int, ...] = ()
+        if isinstance(num_items_in_batch, Tensor) and num_items_in_batch.numel() == 1:
+            # DataParallel adds dimensions of 1, by which it gathers the losses; stock keeps them.
+            shape = num_items_in_batch.shape
+            num_items_in_batch = num_items_in_batch.reshape(())
+        hidden, weight, bias = head_of(self.lm_head, hidden)
         shifts = shift_labels is None
         if shift_labels is None:
             shift_labels = _to_predictor(labels, ignore_index)
@@ -113,23 +128,25 @@ class LrkForCausalLM:
         loss_of = functools.partial(
             linear_cross_entropy,
             hidden,
-            self.lm_head.weight,
+            weight,
             shift_labels,
-            bias=self.lm_head.bias,
+            bias=bias,
             ignore_index=ignore_index,
         )
         if token_weight is None or isinstance(token_weight, Tensor):
             if token_weight is not None and shifts:
                 token_weight = _to_predictor(token_weight, 0)
-            return cast(Tensor, loss_of(token_weight=token_weight, num_items=num_items_in_batch))
+            loss = loss_of(token_weight=token_weight, num_items=num_items_in_batch)
+            return cast(Tensor, loss).reshape(shape)
         losses = cast(Tensor, loss_of(reduction="none"))
-        weight = (
+        weights = (
             _to_predictor(token_weight(_to_label(losses.detach())), 0)
             if shifts
             else token_weight(losses.detach())
         )
         kept = shift_labels != ignore_index
-        return reduce_tokens(losses, kept, "mean", weight, num_items_in_batch)
+        loss = reduce_tokens(losses, kept, "mean", weights, num_items_in_batch)
+        return loss.reshape(shape)
 
 
 def _to_predictor(of_labels: Tensor, fill: float) -> Tensor:

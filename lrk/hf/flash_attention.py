@@ -8,6 +8,7 @@ Sources: FlashAttention-2 (arXiv 2307.08691), FlashAttention-3 (arXiv 2407.08608
 those of the packages' own checks.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -210,4 +211,4 @@ def _parameters(implementation: str) -> frozenset[str]:
 
 for _implementation, _name in BACKENDS.items():
     AttentionInterface.register(_name, backend(_implementation))
-    AttentionMaskInterface.register(_name, document_boundaries)
+    AttentionMaskInterface.register(_name, functools.partial(document_boundaries, unpads=False))

@@ -16,13 +16,13 @@ from lrk.hf.architectures import (
     Architecture,
     architecture_of,
     architecture_of_type,
-    check_attention_dropout,
+    check_attention_config,
 )
 from lrk.hf.backends import BACKENDS, LRK, OURS, installed_attention
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
-from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
+from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding, check_frequencies
 from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.hf.signatures import check_signatures
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
@@ -46,8 +46,9 @@ def patch(
             transformers' integration of "sdpa", "flash_attention_2", "flash_attention_3" or
             "flash_attention_4", which refuses what it cannot do (docs/attention.md). False leaves
             transformers' own backend, where skipped positions are refused.
-        cross_entropy: compute the loss without logits; `output.logits` is then None where labels
-            are given, unless the caller passes `output_logits=True`.
+        cross_entropy: compute the loss without logits; in training `output.logits` is then None
+            where labels are given, and in evaluation mode they are formed beside it, unless the
+            caller passes `output_logits`.
         tile_tokens: compute norms and MLPs in tiles of so many tokens, and their inside again in
             the backward pass (`lrk.memory.tiles`); 0 computes them whole.
 
@@ -56,9 +57,9 @@ def patch(
 
     Raises:
         ValueError: for a model type that is not supported, an attention that is not known or not
-            installed, attention dropout, modules whose `forward` is not the stock one, a
-            transformers whose modules take other arguments than lrk knows, or negative
-            `tile_tokens`.
+            installed, attention dropout or weights, RoPE frequencies that are not those of
+            transformers, modules whose `forward` is not the stock one, a transformers whose modules
+            take other arguments than lrk knows, or negative `tile_tokens`.
     """
     name = installed_attention(attention)
     if tile_tokens < 0:
@@ -66,10 +67,13 @@ def patch(
     config: Any = getattr(model, "config", None)
     stock = architecture_of(config, f"model is a {type(model).__name__}")
     if name is not None:
-        check_attention_dropout(config, name)
+        check_attention_config(config, name)
     mixins = _mixins_for(stock, rope, cross_entropy, tile_tokens > 0)
     check_signatures(mixins)
     classes = _classes_for(model, stock, mixins)
+    for module, kind in classes:
+        if issubclass(kind, LrkRotaryEmbedding):
+            check_frequencies(module)
     unpatch(model)
     for module, kind in classes:
         become(module, kind)

@@ -87,6 +87,7 @@ def no_mask(
     Raises:
         ValueError: as `document_boundaries` does, and where it would return boundaries.
     """
+    kwargs["unpads"] = False
     if document_boundaries(batch_size, q_length, kv_length, *args, **kwargs) is not None:
         raise _refusal(
             "which knows no documents, and an attention_mask may have padding, or a static cache "

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrk.hf.head import head_of
 from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.recipe.collate import IGNORE_INDEX
 
@@ -95,9 +96,9 @@ def short_losses(
         )[0][0]
         # The first token of a context is never scored, so each has its predictor before it.
         predicted = labels[tokens].where(scored, IGNORE_INDEX)[1:]
-        head = model.get_output_embeddings()
+        head = head_of(model.get_output_embeddings(), hidden[:-1])
         loss = linear_cross_entropy(
-            hidden[:-1], head.weight, predicted, bias=head.bias, reduction="none"
+            head.hidden, head.weight, predicted, bias=head.bias, reduction="none"
         )
         kept = predicted != IGNORE_INDEX
         losses[tokens[1:][kept]] = loss[kept].float()  # type: ignore[index, union-attr]

@@ -81,7 +81,7 @@ class WeightedTokens(FiniteSteps):
 
     def _unwrapped(self, wrapped: nn.Module) -> PreTrainedModel:
         """The causal language model itself; adapters are inside it."""
-        inner = self.accelerator.unwrap_model(wrapped)
+        inner = self.accelerator.unwrap_model(wrapped, keep_torch_compile=False)
         model = inner.get_base_model() if isinstance(inner, PeftModel) else inner
         assert isinstance(model, PreTrainedModel)
         return model

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -17,16 +18,21 @@ from transformers import (
 from transformers.training_args import TrainingArguments
 
 from lrk.atomic import write_text
+from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
+from lrk.recipe.placement import PlacedSample
 from lrk.recipe.tokens import prompt_ids
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments.evaluation import evenly_spaced
 from lrk.train.finite import SAMPLE_INDICES
 from lrk.train.lean import LeanSteps
 from lrk.train.model_card import MARK, model_card
+from lrk.train.new_distances import NewDistances
 from lrk.train.run_folder import METRICS_FILE, MODEL_CARD_FILE
 from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memory_gib
 from lrk.train.token_loss import WeightedTokens
+from lrk.transformers_4 import make_readable
 
 
 class LrkTrainer(WeightedTokens, LeanSteps):
@@ -43,6 +49,8 @@ class LrkTrainer(WeightedTokens, LeanSteps):
 
     Attributes:
         base_model: that the model card names; a stage starts from another one than the whole run.
+        checkpoint: that the run goes on from, or None.
+        new_distances: what is trained beyond the model's window, for the model card.
 
     `callbacks` beside the trainer's own can be added with `add_callback`.
     """
@@ -60,6 +68,8 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         collator = Collator(training_placement(arguments, tokenizer))
         self.throughput = Throughput()
         self.base_model = arguments.model_name_or_path
+        self.checkpoint: str | None = None
+        self.new_distances: NewDistances | None = None
         metrics = Path(arguments.output_dir or "") / METRICS_FILE
         super().__init__(
             model=model,
@@ -82,6 +92,17 @@ class LrkTrainer(WeightedTokens, LeanSteps):
             inputs["attention_temperature"] = self.args.attention_temperature
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        if prediction_loss_only and isinstance(self._unwrapped(model), LrkForCausalLM):
+            inputs = {**inputs, "output_logits": False}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.state.global_step == self.throughput.first_step:
             logs.pop("train_loss", None)  # of no steps
@@ -90,16 +111,25 @@ class LrkTrainer(WeightedTokens, LeanSteps):
             logs["peak_memory_gib"] = peak_memory_gib(self.args.device)
         super().log(logs, start_time)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The model and the tokenizer, of a checkpoint too, so that transformers 4 reads them."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            make_readable(Path(output_dir or self.args.output_dir or ""))
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write README.md, unless somebody else wrote the one that is there.
 
         transformers asks for it before it pushes to the hub; its own arguments are not needed.
         """
         path = Path(self.args.output_dir or "") / MODEL_CARD_FILE
-        if self.is_world_process_zero() and (not path.exists() or MARK in path.read_text()):
+        is_ours = not path.exists() or MARK.encode() in path.read_bytes()
+        if self.is_world_process_zero() and is_ours:
             config = self.accelerator.unwrap_model(self.model).config
             history = self.state.log_history
-            write_text(path, model_card(self.args, config, history, self.base_model))
+            write_text(
+                path, model_card(self.args, config, history, self.base_model, self.new_distances)
+            )
 
 
 def training_placement(
@@ -117,11 +147,16 @@ def training_placement(
     )
 
 
-def _at_lengths(evaluation: Samples, arguments: LrkTrainingArguments) -> dict[str, PlacedSamples]:
+def _at_lengths(
+    evaluation: Samples, arguments: LrkTrainingArguments
+) -> dict[str, Subset[PlacedSample]]:
+    chosen = evenly_spaced(len(evaluation), arguments.eval_samples)
     return {
-        str(length): PlacedSamples(
-            evaluation,
-            Placement(length, arguments.eval_position_method, seed=arguments.seed),
+        str(length): Subset(
+            PlacedSamples(
+                evaluation, Placement(length, arguments.eval_position_method, seed=arguments.seed)
+            ),
+            chosen,
         )
         for length in arguments.eval_lengths or []
     }

@@ -53,7 +53,8 @@ def test_models_loaded_afterwards_are_patched(stock, tmp_path):
     assert classes(loaded) == expected
     assert classes(stock) == before
     assert loaded.config._attn_implementation == "lrk"
-    assert loaded(INPUT_IDS, labels=INPUT_IDS).logits is None
+    assert loaded.train()(INPUT_IDS, labels=INPUT_IDS).logits is None
+    loaded.eval()
     torch.testing.assert_close(loaded(INPUT_IDS).logits, stock(INPUT_IDS).logits)
     assert classes(lrk.unpatch(loaded)) == before
     assert loaded.config._attn_implementation == "sdpa"
@@ -95,13 +96,32 @@ def test_other_architectures_are_untouched(llama):
     assert classes(type(llama)(llama.config)) == classes(llama)
 
 
-@pytest.mark.parametrize("requested", ["eager", "sdpa", "lrk"])
+@pytest.mark.parametrize("requested", ["sdpa", "lrk"])
 def test_the_requested_attention_is_what_unpatch_restores(llama, tmp_path, requested):
     llama.save_pretrained(tmp_path)
     lrk.apply_lrk_to_llama()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=requested)
     assert loaded.config._attn_implementation == "lrk"
     assert lrk.unpatch(loaded).config._attn_implementation == requested
+
+
+def test_a_request_that_would_be_overridden_is_refused(llama, tmp_path):
+    llama.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    options = {"attn_implementation": "eager"}
+    sentence = "attn_implementation is 'eager', which attention={} would replace: leave it out"
+    lrk.apply_lrk_to_llama()
+    for load in (AutoModelForCausalLM, LlamaForSequenceClassification):
+        with pytest.raises(ValueError, match=sentence.format(True)):
+            load.from_pretrained(tmp_path, **options)
+    lrk.apply_lrk_to_llama(attention="sdpa")
+    with pytest.raises(ValueError, match=sentence.format("'sdpa'")):
+        AutoModelForCausalLM.from_pretrained(tmp_path, **options)
+    llama.save_pretrained(tmp_path)
+    lrk.apply_lrk_to_llama(attention=False)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, **options)
+    assert loaded.config._attn_implementation == "eager"
+    assert loaded(INPUT_IDS, output_attentions=True).attentions[0].shape[1] == 6
 
 
 def test_the_base_model_is_patched_under_any_head(llama):

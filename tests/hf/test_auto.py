@@ -6,6 +6,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import lrk
+from lrk.hf.backends import BACKENDS
 
 INPUT_IDS = torch.arange(2, 22).view(2, 10)
 
@@ -78,3 +79,16 @@ def test_attention_dropout_is_refused_before_weights_are_read(llama, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match=r"config\.attention_dropout is 0\.1; the lrk attention"):
         lrk.AutoLrkModelForCausalLM.from_pretrained(tmp_path, attention_dropout=0.1)
+
+
+def test_a_request_that_would_be_overridden_is_refused(llama, tmp_path):
+    llama.save_pretrained(tmp_path)
+    auto = lrk.AutoLrkModelForCausalLM
+    for requested in ("eager", "sdpa"):
+        for make in (auto.from_pretrained, auto.from_config):
+            given = tmp_path if make == auto.from_pretrained else llama.config
+            with pytest.raises(ValueError, match=f"attn_implementation is '{requested}', which"):
+                make(given, attn_implementation=requested)
+    for agreed, attention in (("sdpa", "sdpa"), ("lrk", True), ("eager", False)):
+        loaded = auto.from_pretrained(tmp_path, attn_implementation=agreed, attention=attention)
+        assert loaded.config._attn_implementation == BACKENDS.get(agreed, agreed)

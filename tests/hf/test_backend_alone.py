@@ -201,6 +201,15 @@ def test_what_the_backend_has_not_is_refused(model_type, settings, sentence):
 
 
 @torch.no_grad()
+def test_chunks_are_refused_in_a_compiled_model():
+    """Whose mask functions nobody can look at."""
+    model = on("lrk", causal_lm("llama4_text", attention_chunk_size=8))
+    compiled = torch.compile(model, backend="eager")
+    with pytest.raises(ValueError, match="attention_chunk_size is 8, but Llama4TextAttention does"):
+        compiled(TOKENS, use_cache=False)
+
+
+@torch.no_grad()
 def test_a_bias_by_position_is_refused():
     torch.manual_seed(0)
     config = T5Config(vocab_size=VOCABULARY, d_model=64, num_layers=2, d_kv=16, num_heads=4)

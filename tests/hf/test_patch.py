@@ -1,4 +1,5 @@
 import copy
+import inspect
 
 import pytest
 import torch
@@ -75,6 +76,22 @@ def test_unsupported_models_are_named_with_those_supported():
             ValueError, match=r"model is a \w+ of .* supported are llama, mistral, qwen2"
         ):
             lrk.patch(model)
+
+
+def test_weights_of_the_config_are_refused(llama):
+    llama.set_attn_implementation("eager")
+    llama.config.output_attentions = True
+    with pytest.raises(ValueError, match="output_attentions is True; the lrk attention gives none"):
+        lrk.patch(llama)
+    assert len(lrk.patch(llama, attention=False)(INPUT_IDS).attentions) == 2
+
+
+@pytest.mark.parametrize("module", ["", "model"])
+def test_signatures_name_what_the_stock_ones_name(llama, module):
+    """transformers looks there for what a model takes, `inputs_embeds` among others."""
+    stock = inspect.signature(llama.get_submodule(module).forward).parameters
+    ours = inspect.signature(lrk.patch(llama).get_submodule(module).forward).parameters
+    assert list(stock) == [name for name in ours if name in stock]
 
 
 def test_attention_dropout_is_refused(llama):

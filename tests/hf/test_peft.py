@@ -101,21 +101,3 @@ def test_saved_adapters_name_the_stock_class(llama, tmp_path):
     assert "lrk" not in (tmp_path / "adapter_config.json").read_text(encoding="utf-8").lower()
     again = peft.PeftModel.from_pretrained(llama, tmp_path).eval()
     torch.testing.assert_close(again(INPUT_IDS).logits, model(INPUT_IDS).logits)
-
-
-@pytest.mark.parametrize(
-    ("options", "wrapper"),
-    [
-        ({"modules_to_save": ["lm_head"]}, "ModulesToSaveWrapper"),
-        ({"target_modules": ["q_proj", "lm_head"]}, "Linear"),
-    ],
-)
-def test_an_adapted_head_is_refused_by_the_loss_alone(llama, options, wrapper):
-    settings = {"target_modules": ["q_proj"], "init_lora_weights": False} | options
-    model = lrk.patch(peft.get_peft_model(llama, peft.LoraConfig(**settings)))
-    with pytest.raises(
-        ValueError, match=rf"lm_head is a peft\.\S+{wrapper}; lrk's loss needs a torch"
-    ):
-        model(INPUT_IDS, labels=INPUT_IDS)
-    lrk.patch(model, cross_entropy=False)
-    model(INPUT_IDS, labels=INPUT_IDS).loss.backward()

@@ -1,0 +1,93 @@
+"""What the output of a patched causal language model holds, and the divisor of its loss."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+import lrk
+from lrk.hf.cache_name import cache_of
+
+INPUT_IDS = torch.arange(2, 26).view(2, 12)
+DATA = [{"input_ids": row, "labels": row} for row in INPUT_IDS]
+
+
+@pytest.fixture
+def no_state_left():
+    """Of accelerate, which a process has once."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def trainer(model, tmp_path, **options) -> Trainer:
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True, **options
+    )
+    return Trainer(
+        model,
+        arguments,
+        eval_dataset=DATA,
+        compute_metrics=lambda found: {"sum": float(np.abs(found.predictions).sum())},
+    )
+
+
+@pytest.mark.usefixtures("no_state_left")
+@pytest.mark.parametrize("prediction_loss_only", [False, True])
+def test_metrics_and_predictions_of_a_trainer(llama, tmp_path, prediction_loss_only):
+    found = []
+    for model in (copy.deepcopy(llama), lrk.patch(llama)):
+        made = trainer(model, tmp_path, prediction_loss_only=prediction_loss_only)
+        found.append((made.evaluate(), made.predict(DATA).predictions))
+    (expected, theirs), (metrics, predictions) = found
+    assert metrics["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+    if prediction_loss_only:
+        assert predictions is None
+    else:
+        assert metrics["eval_sum"] == pytest.approx(expected["eval_sum"], rel=1e-5)
+        np.testing.assert_allclose(predictions, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("output_logits", [None, True, False])
+def test_logits_where_they_may_be_asked_for(llama, training, output_logits):
+    model = lrk.patch(llama.train(training))
+    options = {} if output_logits is None else {"output_logits": output_logits}
+    output = model(INPUT_IDS, labels=INPUT_IDS, **options)
+    formed = not training if output_logits is None else output_logits
+    assert (output.logits is not None) == formed
+    # As a tuple each has its place: what follows is not taken for logits.
+    for loss, logits, cache in (
+        output.to_tuple(),
+        output[:],
+        model(INPUT_IDS, labels=INPUT_IDS, return_dict=False, **options),
+    ):
+        torch.testing.assert_close(loss, output.loss)
+        assert (logits is not None) == formed
+        assert cache.get_seq_length() == cache_of(output).get_seq_length() == 12
+    assert list(output) == [name for name in output.keys() if output[name] is not None]  # noqa: SIM118
+
+
+@pytest.mark.parametrize("weighs", [False, True])
+@pytest.mark.parametrize("items", [7, torch.tensor(7), torch.tensor([7]), torch.tensor([[7]])])
+def test_the_number_of_items_in_any_shape_that_stock_takes(llama, items, weighs):
+    expected = llama(INPUT_IDS, labels=INPUT_IDS, num_items_in_batch=items).loss
+    weight = {"token_weight": torch.ones_like} if weighs else {}
+    loss = lrk.patch(llama)(INPUT_IDS, labels=INPUT_IDS, num_items_in_batch=items, **weight).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+
+
+def test_several_numbers_of_items_are_refused(llama):
+    with pytest.raises(ValueError, match="num_items"):
+        lrk.patch(llama)(INPUT_IDS, labels=INPUT_IDS, num_items_in_batch=torch.tensor([7, 8]))
+
+
+def test_another_head_is_refused(llama):
+    model = lrk.patch(llama)
+    model.lm_head = nn.Sequential(llama.lm_head)
+    with pytest.raises(ValueError, match=r"lm_head is a torch\.\S+Sequential; lrk's loss needs"):
+        model(INPUT_IDS, labels=INPUT_IDS)
