@@ -10,39 +10,36 @@ from typing import Any, NoReturn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
-from lrk.atomic import SaveError
+from lrk.command import RunError, run_command
 from lrk.data.prepare import SHARD_CHARACTERS, Preparation, prepare
-from lrk.data.select import SelectionRun, report, select
+from lrk.data.select import SUMMARY, SelectionRun, report, select
 from lrk.data.shards import Share
 from lrk.pretrained import load_auto
-from lrk.recipe.prepared import Manifest
+from lrk.recipe.prepared import MANIFEST_FILE, Manifest
 from lrk.recipe.selection import RULES
 from lrk.train.arguments import TRAIN_SHARE
 from lrk.train.parser import underscored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-data {prepare,select,analyze} --KEY VALUE ...`.
-
-    Returns 2 after a sentence on bad input, 1 after a sentence on what could not be written.
-    """
+    """`lrk-data {prepare,select,analyze} --KEY VALUE ...`; returns as `run_command` says."""
     words = [underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    return run_command(
+        "lrk-data",
+        lambda: _run(words),
+        "run the command again, and it goes on with the shards that are missing",
+    )
+
+
+def _run(words: list[str]) -> int:
+    namespace = _parser(words[:1]).parse_args(words)
     try:
-        namespace = _parser(words[:1]).parse_args(words)
         return namespace.run(namespace)
-    except ValueError as error:
-        print(f"lrk-data: {error}", file=sys.stderr)
-        return 2
-    except SaveError as error:
-        print(f"lrk-data: {error}", file=sys.stderr)
-        return 1
-    except BrokenProcessPool:
-        print(
-            "lrk-data: one of num_proc processes was killed, for lack of memory perhaps; run the "
-            "command again with fewer, the shards that are complete stay",
-            file=sys.stderr,
-        )
-        return 1
+    except BrokenProcessPool as error:
+        raise RunError(
+            "one of num_proc processes was killed, for lack of memory perhaps; run the command "
+            "again with fewer, the shards that are complete stay"
+        ) from error
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,6 +74,12 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         type=string_to_bool,
         default=True,
         help="of conversations, train on the assistant's turns or the completions (default: true)",
+    )
+    add(
+        "--split_special_tokens",
+        type=string_to_bool,
+        default=True,
+        help="what reads like a special token in a text is text (default: true)",
     )
     add(
         "--shard_characters",
@@ -125,7 +128,7 @@ def _prepare(namespace: argparse.Namespace) -> int:
     manifest = prepare(preparation, *_common(namespace))
     if manifest is None:
         return _unfinished(namespace)
-    summary = _summary(manifest)
+    summary = _summary(namespace.output_dir, manifest, ("documents_read", "documents", "tokens"))
     print(
         f"{namespace.output_dir}: {summary['documents']:,} documents, {summary['tokens']:,} "
         f"tokens, {len(manifest.shards or [])} shards; "
@@ -140,7 +143,7 @@ def _select(namespace: argparse.Namespace) -> int:
     manifest = select(SelectionRun(**_fields_of(SelectionRun, namespace)), *_common(namespace))
     if manifest is None:
         return _unfinished(namespace)
-    print(report(_summary(manifest)))
+    print(report(_summary(namespace.output_dir, manifest, SUMMARY)))
     return 0
 
 
@@ -155,9 +158,16 @@ def _fields_of(kind: Any, namespace: argparse.Namespace) -> dict[str, Any]:
     return {item.name: getattr(namespace, item.name) for item in fields(kind)}
 
 
-def _summary(manifest: Manifest) -> dict[str, int]:
-    assert manifest.summary is not None
-    return dict(manifest.summary)
+def _summary(folder: str, manifest: Manifest, names: Sequence[str]) -> dict[str, int]:
+    """The counts of a manifest, which may have been there before."""
+    summary = dict(manifest.summary or {})
+    for name in names:
+        value = summary.get(name)
+        if type(value) is not int or value < 0:
+            raise ValueError(
+                f"{MANIFEST_FILE} of {folder!r} is damaged: summary has {value!r} {name}"
+            )
+    return summary
 
 
 def _unfinished(namespace: argparse.Namespace) -> int:

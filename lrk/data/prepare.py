@@ -1,5 +1,7 @@
 """`lrk-data prepare`: raw documents become token ids and the lengths of their sentences."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,24 +15,33 @@ from transformers import PreTrainedTokenizerBase
 from lrk.data.shards import (
     Columns,
     Share,
+    at_work,
     begin,
+    check_free,
     make_missing,
     remove_damaged,
     seal,
     versions,
 )
+from lrk.field_types import check_types
 from lrk.recipe import stream_documents
-from lrk.recipe.documents import local_files
+from lrk.recipe.data_files import check_sources, content_hashes
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import Manifest
-from lrk.recipe.sample_stream import BATCH_OF_DOCUMENTS
+from lrk.recipe.rows import Document
 from lrk.recipe.segments import SentenceEnds, sentence_ends
-from lrk.recipe.tokens import FEATURES, FEATURES_WITH_LABELS, check_tokenizer, tokenized_rows
+from lrk.recipe.tokens import (
+    BATCH_OF_DOCUMENTS,
+    FEATURES,
+    FEATURES_WITH_LABELS,
+    check_tokenizer,
+    tokenized_rows,
+)
 
 # Characters of text in a shard, about 16 million tokens of English: 64 MiB.
 SHARD_CHARACTERS = 2**26
 
-Rows = list[tuple[int, dict[str, Any]]]
+Rows = list[tuple[int, Document]]
 
 
 @dataclass(frozen=True)
@@ -40,16 +51,19 @@ class Preparation:
     Attributes:
         data: sources, as of `load_documents`; each is one source to the upsampling of long
             documents.
-        text_column, assistant_only: as in `lrk-train`.
+        text_column, assistant_only, split_special_tokens: as in `lrk-train`.
         shard_characters: a shard is closed by the document that brings it to so many.
     """
 
     data: list[str]
     text_column: str = "text"
     assistant_only: bool = True
+    split_special_tokens: bool = True
     shard_characters: int = SHARD_CHARACTERS
 
     def __post_init__(self) -> None:
+        check_sources(self.data)
+        check_types(self)
         if self.shard_characters < 1:
             raise ValueError(f"shard_characters is {self.shard_characters}; it must be positive")
 
@@ -77,26 +91,35 @@ def prepare(
     """
     folder, share = Path(output_dir).expanduser(), share or Share()
     ends = sentence_ends(tokenizer)
-    manifest = begin(folder, _manifest(preparation, tokenizer))
-    if manifest.shards is not None and not remove_damaged(folder, manifest):
-        return manifest
+    wanted = _manifest(preparation, tokenizer)
+    check_free(folder, wanted)
     stream = stream_documents(preparation.data, preparation.text_column)
-    is_text = "text" in stream.column_names
-    check_tokenizer(tokenizer, is_text)
-    features = Features(
-        {**(FEATURES if is_text else FEATURES_WITH_LABELS), "source": Value("int32")}
-    )
-    make = partial(
-        _columns, tokenizer=tokenizer, ends=ends, assistant_only=preparation.assistant_only
-    )
-    tasks = _Counted(chunks(stream.with_sources(), preparation.shard_characters))
-    make_missing(folder, tasks, make, features, share, num_proc)
-    if manifest.shards is None:
-        manifest = replace(manifest, summary={"documents_read": tasks.documents})
-    return seal(folder, manifest, tasks.shards, _no_totals)
+    check_tokenizer(tokenizer, stream.is_text)
+    inputs = content_hashes(preparation.data)
+    if not stream.is_text:
+        inputs["chat_template"] = _hash(tokenizer.chat_template)
+    with at_work(folder, share):
+        manifest = begin(folder, replace(wanted, inputs=inputs))
+        if manifest.shards is not None and not remove_damaged(folder, manifest):
+            return manifest
+        features = FEATURES if stream.is_text else FEATURES_WITH_LABELS
+        make = partial(
+            _columns,
+            tokenizer=tokenizer,
+            ends=ends,
+            assistant_only=preparation.assistant_only,
+            split_special_tokens=preparation.split_special_tokens,
+            is_text=stream.is_text,
+        )
+        tasks = _Counted(chunks(stream.with_sources(), preparation.shard_characters))
+        with_source = Features({**features, "source": Value("int32")})
+        make_missing(folder, tasks, make, with_source, share, num_proc)
+        if manifest.shards is None:
+            manifest = replace(manifest, summary={"documents_read": tasks.documents})
+        return seal(folder, manifest, tasks.shards, _no_totals)
 
 
-def chunks(rows: Iterable[tuple[int, dict[str, Any]]], characters: int) -> Iterator[Rows]:
+def chunks(rows: Iterable[tuple[int, Document]], characters: int) -> Iterator[Rows]:
     """Rows that follow one another, together as soon as they hold so many characters."""
     chunk: Rows = []
     total = 0
@@ -124,13 +147,12 @@ class _Counted:
 
 
 def _columns(
-    rows: Rows, tokenizer: PreTrainedTokenizerBase, ends: SentenceEnds, assistant_only: bool
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, ends: SentenceEnds, **options: Any
 ) -> Iterator[Columns]:
     for source, group in groupby(rows, key=lambda row: row[0]):
-        of_source = (row for _, row in group)
+        of_source = (document for _, document in group)
         while batch := list(islice(of_source, BATCH_OF_DOCUMENTS)):
-            columns = {name: [row[name] for row in batch] for name in batch[0]}
-            tokenized = tokenized_rows(columns, tokenizer, ends, assistant_only)
+            tokenized = tokenized_rows(batch, tokenizer, ends, **options)
             yield {**tokenized, "source": [source] * len(tokenized["input_ids"])}
 
 
@@ -139,10 +161,14 @@ def _manifest(preparation: Preparation, tokenizer: PreTrainedTokenizerBase) -> M
         command="prepare",
         arguments={**vars(preparation), "tokenizer": tokenizer.name_or_path},
         tokenizer=tokenizer_fingerprint(tokenizer),
-        inputs=local_files(preparation.data),
+        inputs={},
         sources=preparation.data,
         versions=versions(),
     )
+
+
+def _hash(template: Any) -> str:
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()
 
 
 def _no_totals(documents: Dataset) -> dict[str, int]:

@@ -15,12 +15,15 @@ from transformers import PreTrainedTokenizerBase
 from lrk.data.shards import (
     Columns,
     Share,
+    at_work,
     begin,
+    check_free,
     make_missing,
     remove_damaged,
     seal,
     versions,
 )
+from lrk.field_types import check_types
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import MANIFEST_FILE, Manifest, open_prepared, read_manifest, sha256_of
 from lrk.recipe.samples import check_length, choice_of
@@ -29,6 +32,7 @@ from lrk.recipe.selection import POSITIONS, Selection, selection_of
 # Beside the tokens: how many the row was chosen from, and from the first to the last one kept; how
 # many of them stood in sentences that qualify, and how many kept ones did not.
 COUNTS = ("chosen_from", "covered", "qualifying", "filled")
+SUMMARY = (*COUNTS, "documents", "tokens", "samples", "kept")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class SelectionRun:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.selection == POSITIONS:
             raise ValueError(
                 "selection 'positions' depends on the positions that training draws in each epoch; "
@@ -83,9 +88,8 @@ def select(
     source = Path(run.data).expanduser()
     documents = open_prepared([run.data], tokenizer)
     shards = read_manifest(source).shards or []
-    manifest = begin(folder, _manifest(run, tokenizer))
-    if manifest.shards is not None and not remove_damaged(folder, manifest):
-        return manifest
+    wanted = _manifest(run, tokenizer)
+    check_free(folder, wanted)
     counts = {name: Value("int32") for name in COUNTS}
     firsts = accumulate((shard.documents for shard in shards), initial=0)
     tasks = [
@@ -93,15 +97,20 @@ def select(
         for number, (shard, first) in enumerate(zip(shards, firsts, strict=False))
     ]
     make = partial(_columns, length=run.train_length, selection=selection)
-    make_missing(folder, tasks, make, Features({**documents.features, **counts}), share, num_proc)
-    return seal(folder, manifest, len(shards), partial(_totals, length=run.train_length))
+    features = Features({**documents.features, **counts})
+    with at_work(folder, share):
+        manifest = begin(folder, wanted)
+        if manifest.shards is not None and not remove_damaged(folder, manifest):
+            return manifest
+        make_missing(folder, tasks, make, features, share, num_proc)
+        return seal(folder, manifest, len(shards), partial(_totals, length=run.train_length))
 
 
 def report(summary: dict[str, int]) -> str:
     """The summary of a folder of selected text, in words."""
     read, kept = summary["chosen_from"], summary["kept"]
     lines = [f"{summary['documents']:,} rows, {summary['tokens']:,} tokens"]
-    if summary["samples"]:
+    if summary["samples"] and kept and read:
         lines += [
             f"{summary['samples']:,} samples of {kept // summary['samples']:,} tokens: "
             f"{kept / read:.1%} of {read:,} tokens are kept",

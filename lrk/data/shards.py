@@ -12,6 +12,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from multiprocessing import get_context, parent_process
@@ -22,6 +23,8 @@ import pyarrow
 from datasets import Dataset, Features
 
 from lrk import atomic
+from lrk.lock import PREFIX as LOCKS
+from lrk.lock import locked
 from lrk.recipe.prepared import (
     MANIFEST_FILE,
     Manifest,
@@ -30,6 +33,7 @@ from lrk.recipe.prepared import (
     is_prepared,
     read_manifest,
     sha256_of,
+    shard_name,
 )
 from lrk.recipe.samples import document_lengths
 from lrk.versions import installed_version
@@ -69,7 +73,7 @@ class Share:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    return folder / f"documents-{number:05d}.arrow"
+    return folder / shard_name(number)
 
 
 def versions() -> dict[str, str]:
@@ -79,23 +83,58 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+@contextmanager
+def at_work(folder: Path, share: Share) -> Iterator[None]:
+    """Hold a share of a folder, beside those who make other shares of as many.
+
+    Raises:
+        ValueError: if another process makes the same share, or the folder is shared otherwise.
+    """
+    part = "" if share.count == 1 else f"-{share.index}-of-{share.count}"
+    with locked(folder, part[1:]):
+        for lock in folder.glob(f"{LOCKS}*"):
+            other = lock.name.removeprefix(LOCKS)
+            if other != part and not (part and other.endswith(f"-of-{share.count}")):
+                with locked(folder, other[1:]):
+                    pass
+        if not part:
+            atomic.remove_temporaries(folder)
+        yield
+
+
+def check_free(folder: Path, manifest: Manifest) -> None:
+    """Refuse a folder that holds something else, before documents are read and locks written.
+
+    Raises:
+        ValueError: as `begin`, inputs aside.
+    """
+    what = f"output_dir {str(folder)!r}"
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{what} is a file; it must be a folder")
+    if folder.is_dir() and not is_prepared(folder) and any(map(_is_whole, folder.iterdir())):
+        raise ValueError(f"{what} holds something else; choose another folder")
+    if is_prepared(folder):
+        _check_same(folder, read_manifest(folder), manifest)
+
+
 def begin(folder: Path, manifest: Manifest) -> Manifest:
     """Note in an empty folder what it will hold, or check that it is the one that was begun.
+
+    Args:
+        folder: that passed `check_free`.
 
     Returns:
         The manifest of the folder.
 
     Raises:
         ValueError: if the folder was begun from other arguments, inputs or by another tokenizer,
-            naming the first difference, or holds something else.
+            naming the first difference.
     """
     if is_prepared(folder):
         begun = read_manifest(folder)
         _check_same(folder, begun, manifest)
+        _check_inputs(folder, begun, manifest)
         return begun
-    if folder.exists() and (not folder.is_dir() or any(map(_is_whole, folder.iterdir()))):
-        raise ValueError(f"output_dir {str(folder)!r} holds something else; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     atomic.write_text(folder / MANIFEST_FILE, manifest.to_json())
     return manifest
 
@@ -164,7 +203,8 @@ def seal(
         raise ValueError(f"{str(beyond[0])!r} is one shard too many: the inputs make {count}")
     shards = [_describe(path) for path in paths]
     if not any(shard.documents for shard in shards):
-        raise ValueError(f"none of the documents for {str(folder)!r} holds text")
+        named = ", ".join(map(repr, manifest.sources))
+        raise ValueError(f"none of the documents of {named} holds text")
     if manifest.shards is not None:
         for old, new in zip_longest(manifest.shards, shards):
             if old != new:
@@ -182,18 +222,16 @@ def seal(
         sums.update(totals(Dataset.from_file(str(path))))
     sealed = replace(manifest, shards=shards, summary={**(manifest.summary or {}), **sums})
     atomic.write_text(folder / MANIFEST_FILE, sealed.to_json())
-    atomic.remove_temporaries(folder)
     return sealed
 
 
 def _is_whole(path: Path) -> bool:
-    """False for a temporary, of a process that writes or was killed."""
-    return not path.name.startswith(atomic.PREFIX)
+    """False for a lock, and for a temporary, of a process that writes or was killed."""
+    return not path.name.startswith((atomic.PREFIX, LOCKS))
 
 
 def _check_same(folder: Path, begun: Manifest, wanted: Manifest) -> None:
-    what = f"output_dir {str(folder)!r} was begun"
-    hint = "choose another folder, or delete this one"
+    what, hint = _begun(folder)
     if begun.command != wanted.command:
         raise ValueError(f"{what} by lrk-data {begun.command}; {hint}")
     for name in wanted.arguments:
@@ -204,14 +242,26 @@ def _check_same(folder: Path, begun: Manifest, wanted: Manifest) -> None:
         raise ValueError(
             f"{what} with another tokenizer, {begun.arguments.get('tokenizer')!r}; {hint}"
         )
+
+
+def _check_inputs(folder: Path, begun: Manifest, wanted: Manifest) -> None:
+    what, hint = _begun(folder)
     for name in sorted({*begun.inputs, *wanted.inputs}):
         old, new = begun.inputs.get(name), wanted.inputs.get(name)
         if old != new:
             raise ValueError(f"{what} when input {name!r} was another ({old}, now {new}); {hint}")
 
 
+def _begun(folder: Path) -> tuple[str, str]:
+    return (
+        f"output_dir {str(folder)!r} was begun",
+        "choose another folder, or delete this one",
+    )
+
+
 def _write(path: Path, task: Any, make: Make, features: Features) -> None:
     schema = features.arrow_schema
+    atomic.remove_temporaries(path.parent, path.name)
     with (
         atomic.atomic_file(path) as temporary,
         pyarrow.OSFile(str(temporary), "wb") as file,

@@ -32,7 +32,10 @@ def load_texts(
     """
     texts: list[Tensor] = []
     longest = seen = 0
-    for row in load_documents(sources, text_column):
+    rows = load_documents(sources, text_column)
+    if "text" not in rows.column_names:
+        raise ValueError(f"data {', '.join(sources)} hold conversations; they must hold text")
+    for row in rows:
         seen += 1
         ids = tokenizer(row["text"]).input_ids if row["text"] else []
         longest = max(longest, len(ids))

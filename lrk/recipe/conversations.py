@@ -6,15 +6,21 @@ turn. So it works with every template that renders a beginning as a beginning, a
 `{% generation %}` in it.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from transformers import PreTrainedTokenizerBase
+
+from lrk.recipe.memory_bound import at_most
 
 MESSAGES = ("messages",)
 PROMPT = ("prompt", "completion")
+
+# Bytes that a chat template may take: it comes with a model, and could fill the machine.
+TEMPLATE_MEMORY = 2**32
 
 Spans = list[tuple[int, int]]
 Messages = Sequence[Mapping[str, str]]
@@ -48,8 +54,8 @@ def render(
     return _rendered_messages([*prompt, *completion], len(prompt), tokenizer, assistant_only)
 
 
-def trained_tokens(offsets: Sequence[tuple[int, int]], spans: Spans) -> NDArray[np.bool_]:
-    """(S,) bool: which tokens lie in a span, by the `[start, end)` characters of each."""
+def trained_tokens(offsets: ArrayLike, spans: Spans) -> NDArray[np.bool_]:
+    """(S,) bool: which tokens lie in a span, by the `[start, end)` characters (S, 2) of each."""
     starts, ends = np.asarray(offsets, dtype=np.int64).reshape(-1, 2).T
     inside = np.zeros(len(starts), bool)
     for start, end in spans:
@@ -61,7 +67,11 @@ def _rendered_messages(
     messages: Messages, first: int, tokenizer: PreTrainedTokenizerBase, assistant_only: bool
 ) -> Rendered:
     """Turns of the assistant from message `first` on are trained on, or all if not only they."""
-    if not messages or any(not isinstance(m, Mapping) or not m.get("role") for m in messages):
+    if (
+        not messages
+        or not isinstance(messages, list)
+        or any(not isinstance(m, Mapping) or not m.get("role") for m in messages)
+    ):
         raise ValueError("messages must be a list of at least one {role, content}")
     text = _template(messages, tokenizer, False)
     if not assistant_only:
@@ -87,8 +97,16 @@ def _template(messages: Messages, tokenizer: PreTrainedTokenizerBase, prompts: b
             "the data hold messages, but the tokenizer has no chat template: take the model's "
             "instruct version, or render the messages to text beforehand"
         )
-    return str(
-        tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=prompts
-        )
-    )
+    try:
+        with at_most(TEMPLATE_MEMORY):
+            return str(
+                tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tokenize=False,
+                    add_generation_prompt=prompts,
+                )
+            )
+    # A template is a program of the model's author and may raise whatever it likes.
+    except Exception as error:
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        raise ValueError(f"the tokenizer's chat template cannot render it ({reason})") from error

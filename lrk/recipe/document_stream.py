@@ -1,134 +1,156 @@
 """Documents that are read when they are needed: for data that neither memory nor disk holds."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from pathlib import Path
 
-import pyarrow
-from datasets import load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 
-from lrk.recipe.documents import (
-    HUB_PREFIX,
-    check_kinds,
-    check_sources,
-    columns_of_documents,
-    file_options,
-    files_by_builder,
-    hub_address,
-    is_saved,
-    load_saved,
-    name_of,
+from lrk.recipe.data_files import HUB_PREFIX, check_sources, data_files, is_saved
+from lrk.recipe.rows import (
+    READ_ERRORS,
+    DataError,
+    Document,
+    Row,
+    check_columns,
+    documents_of_file,
+    documents_of_rows,
+    given,
     short,
-    unreadable,
 )
-
-Row = dict[str, Any]
-
-_READ_ERRORS = (DatasetGenerationError, pyarrow.ArrowInvalid, OSError, EOFError, ValueError)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of one source, or of those of its files that one builder of `datasets` reads."""
+    """A source, or one file of it. `read` opens it anew."""
 
-    rows: Iterable[Row]
-    what: str
-    text_column: str
     source: int
-    builder: str = ""
-    files: Sequence[str] = ()
-
-    def read(self) -> Iterator[Row]:
-        try:
-            yield from self.rows
-        except _READ_ERRORS as error:
-            if self.files:
-                raise ValueError(unreadable(self.builder, list(self.files), error)) from error
-            raise ValueError(f"{self.what} cannot be read: {short(error)}") from error
-
-    def columns(self) -> tuple[str, ...]:
-        """The columns of documents, by the first row; none if there is no row."""
-        first = next(self.read(), None)
-        return (
-            () if first is None else columns_of_documents(list(first), self.text_column, self.what)
-        )
-
-    def documents(self, columns: tuple[str, ...]) -> Iterator[Row]:
-        for row in self.read():
-            if columns != (self.text_column,):
-                yield {name: row.get(name) for name in columns}
-                continue
-            text = row.get(self.text_column)
-            if not isinstance(text, str | None):
-                raise ValueError(
-                    f"column {self.text_column!r} of {self.what} holds {type(text).__name__}, "
-                    "not text"
-                )
-            yield {"text": text}
+    read: Callable[[], Iterator[Document]]
 
 
 class DocumentStream:
-    """Documents as `stream_documents` makes them. Iterating again reads again from the first."""
+    """Documents as `stream_documents` makes them. Iterating again reads again from the first.
+
+    Attributes:
+        is_text: whether they are texts, not conversations.
+    """
 
     def __init__(self, parts: Sequence[_Part]) -> None:
-        columns = [part.columns() for part in parts]
-        self._parts = [(part, names) for part, names in zip(parts, columns, strict=True) if names]
-        kinds = [
-            ("text",) if names == (part.text_column,) else names for part, names in self._parts
-        ]
-        check_kinds(kinds)
-        self.column_names: list[str] = list(kinds[0]) if kinds else ["text"]
+        self._parts = parts
+        firsts: dict[int, Document] = {}
+        for part in parts:
+            if part.source not in firsts:
+                first = next((document for document in part.read() if document), None)
+                if first is not None:
+                    firsts[part.source] = first
+        for first in firsts.values():
+            _check_alike(next(iter(firsts.values())), first)
+        self.is_text = all("text" in first for first in firsts.values())
 
-    def __iter__(self) -> Iterator[Row]:
-        return (row for _, row in self.with_sources())
+    def __iter__(self) -> Iterator[Document]:
+        return (document for _, document in self.with_sources())
 
-    def with_sources(self) -> Iterator[tuple[int, Row]]:
+    def with_sources(self) -> Iterator[tuple[int, Document]]:
         """Each document with the number of the source that it came from."""
-        for part, columns in self._parts:
-            for row in part.documents(columns):
-                yield part.source, row
+        first: Document | None = None
+        for part in self._parts:
+            for document in part.read():
+                if document:
+                    first = first or document
+                    _check_alike(first, document)
+                yield part.source, document
 
 
 def stream_documents(sources: Sequence[str], text_column: str = "text") -> DocumentStream:
     """Open every source of `load_documents` without preparing it, and join them in that order.
 
     Nothing is written to the disk, and of a data set of the hub only the rows that are asked for
-    are downloaded. One document, or one batch of rows of `datasets`, is in memory at a time. The
-    first row of each source is read at once, and tells what columns it has.
+    are downloaded. One document, or one batch of rows of Arrow, is in memory at a time. The first
+    document of each source is read at once, and tells what columns it has.
 
     Raises:
-        TypeError, ValueError: as `load_documents`; for what lies beyond the first rows, when it is
-            reached.
+        TypeError, ValueError: as `load_documents`; for what lies beyond the first documents, when
+            it is reached.
     """
     check_sources(sources)
     return DocumentStream(
         [
             part
             for number, source in enumerate(sources)
-            for part in _open(source, text_column, number)
+            for part in _parts(source, text_column, number)
         ]
     )
 
 
-def _open(source: str, text_column: str, number: int) -> list[_Part]:
+def saved_or_hub(source: str, streaming: bool) -> Dataset | IterableDataset | None:
+    """What `Dataset.save_to_disk` wrote, memory-mapped, or a data set of the hub; None for files.
+
+    Of several splits `train`, where `hub:` does not say another.
+    """
     what = f"data source {source!r}"
-    if source.startswith(HUB_PREFIX):
-        path, name, split = hub_address(source)
-        return [
-            _Part(load_dataset(path, name, split=split, streaming=True), what, text_column, number)
-        ]
-    if is_saved(source):
-        return [_Part(load_saved(source).to_iterable_dataset(), what, text_column, number)]
+    try:
+        if source.startswith(HUB_PREFIX):
+            path, name, split = hub_address(source)
+            options = {"streaming": True} if streaming else {}
+            return load_dataset(path, name, split=split, **options)
+        if not is_saved(source):
+            return None
+        loaded = load_from_disk(str(Path(source).expanduser()))
+    except DataError:
+        raise
+    except (*READ_ERRORS, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{what} cannot be read: {short(error)}") from error
+    if isinstance(loaded, DatasetDict):
+        if "train" not in loaded:
+            raise DataError(f"{what} has the splits {', '.join(loaded)}; one must be train")
+        loaded = loaded["train"]
+    return loaded
+
+
+def hub_address(source: str) -> tuple[str, str | None, str]:
+    """Path, configuration and split that `hub:OWNER/NAME[/CONFIG][:SPLIT]` names."""
+    name, _, split = source.removeprefix(HUB_PREFIX).partition(":")
+    owner, _, rest = name.partition("/")
+    dataset, _, config = rest.partition("/")
+    if not (owner and dataset):
+        raise DataError(f"data source {source!r} must read hub:OWNER/NAME[/CONFIG][:SPLIT]")
+    return f"{owner}/{dataset}", config or None, split or "train"
+
+
+def _parts(source: str, text_column: str, number: int) -> list[_Part]:
+    opened = saved_or_hub(source, streaming=True)
+    if opened is not None:
+        what = f"data source {source!r}"
+        return [_Part(number, partial(documents_of_dataset, opened, text_column, what))]
     return [
-        _open_files(builder, files, "text" if builder == "text" else text_column, number)
-        for builder, files in files_by_builder(source).items()
+        _Part(number, partial(documents_of_file, file, text_column)) for file in data_files(source)
     ]
 
 
-def _open_files(builder: str, files: list[str], text_column: str, number: int) -> _Part:
+def documents_of_dataset(
+    rows: Dataset | IterableDataset, text_column: str, what: str
+) -> Iterator[Document]:
+    """The documents of a data set of `datasets`."""
+    if rows.column_names is not None:
+        rows = rows.select_columns(list(check_columns(rows.column_names, text_column, what)))
     try:
-        rows = load_dataset(**file_options(builder, files), streaming=True)
-    except _READ_ERRORS as error:
-        raise ValueError(unreadable(builder, files, error)) from error
-    return _Part(rows, name_of(builder, files), text_column, number, builder, files)
+        yield from documents_of_rows(_numbered(rows, what), text_column, what)
+    except DataError:
+        raise
+    except READ_ERRORS as error:
+        raise DataError(f"{what} cannot be read: {short(error)}") from error
+
+
+def _numbered(rows: Iterable[dict], what: str) -> Iterator[Row]:
+    for number, row in enumerate(rows):
+        yield f"row {number} of {what}", given(row)
+
+
+def _check_alike(first: Document, other: Document) -> None:
+    if ("text" in first) != ("text" in other):
+        text, conversation = (first, other) if "text" in first else (other, first)
+        raise DataError(
+            f"data mixes texts ({text.origin}) and conversations ({conversation.origin}); it must "
+            "be of one kind"
+        )

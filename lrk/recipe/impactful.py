@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from transformers import PreTrainedTokenizerBase
 
+from lrk.field_types import check_types
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 
 FORMAT = 1
@@ -40,6 +41,7 @@ class ImpactfulTokens:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self, ["tokenizer", "vocab_size"])
         given = np.asarray(self.token_ids)
         if given.ndim != 1 or given.dtype.kind not in "iu" or len(given) == 0:
             raise ValueError("token_ids must be a list of at least one integer")
@@ -89,7 +91,7 @@ def read_impactful(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> Impa
     what = f"impactful_tokens {str(path)!r}"
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{what} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{what} is no table of format {FORMAT} that lrk-data analyze wrote")
@@ -101,10 +103,15 @@ def read_impactful(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> Impa
             content.get("details", {}),
         )
     except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{what} is damaged: {error}") from error
+        raise ValueError(f"{what} is damaged: {' '.join(str(error).split())}") from error
     if table.tokenizer != tokenizer_fingerprint(tokenizer):
         raise ValueError(
             f"{what} is of another tokenizer than {tokenizer.name_or_path!r}; analyze a corpus "
             "with this one"
+        )
+    if table.vocab_size != len(tokenizer):
+        raise ValueError(
+            f"{what} is damaged: vocab_size is {table.vocab_size}, and its tokenizer has "
+            f"{len(tokenizer)}"
         )
     return table

@@ -1,5 +1,6 @@
 """Samples of several sources in given shares, as replay after an extension wants them."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -49,6 +50,11 @@ class MixedSamples(torch.utils.data.Dataset[Sample]):
         self.num_unused_tokens = sum(source.num_unused_tokens for source in sources)
         self.num_unselected_tokens = sum(source.num_unselected_tokens for source in sources)
         self.num_packed = sum(source.num_packed for source in sources)
+
+    def fingerprint(self) -> str:
+        """Of the documents of all sources."""
+        parts = [source.fingerprint() for source in self.sources]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def __len__(self) -> int:
         return sum(self.counts)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 from datasets import Dataset, concatenate_datasets
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from lrk.field_types import check_types
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 
 MANIFEST_FILE = "manifest.json"
@@ -33,6 +35,9 @@ class Shard:
     sha256: str
     documents: int
     tokens: int
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,39 @@ class Manifest:
     shards: Sequence[Shard] | None = None
     summary: Mapping[str, int] | None = None
 
+    def __post_init__(self) -> None:
+        """Shards have the names of their numbers: no other file is opened, or deleted as damaged.
+
+        Raises:
+            ValueError: if they have not, or do not add up to the summary.
+        """
+        check_types(self)
+        if self.shards is None:
+            return
+        for number, shard in enumerate(self.shards):
+            if shard.file != (name := shard_name(number)):
+                raise ValueError(f"shard {number} is {shard.file!r}; it must be {name!r}")
+        for name in ("documents", "tokens"):
+            total = sum(getattr(shard, name) for shard in self.shards)
+            if (self.summary or {}).get(name) != total:
+                raise ValueError(
+                    f"summary has {(self.summary or {}).get(name)!r} {name}, and the shards {total}"
+                )
+
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False, indent=1) + "\n"
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"documents-{number:05d}.arrow"
 
 
 def is_prepared(source: str | Path) -> bool:
     """Whether a folder was prepared by `lrk-data`, in whole or in part."""
     try:
         return _content(Path(source).expanduser()).get("format") == FORMAT
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -77,16 +106,16 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
         ValueError: if it lacks something.
     """
+    what = f"{MANIFEST_FILE} of {str(folder)!r}"
     content = _content(Path(folder).expanduser())
     try:
         content.pop("format")
         if content["shards"] is not None:
-            content["shards"] = [Shard(**shard) for shard in content["shards"]]
-        return Manifest(**content)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{MANIFEST_FILE} of {str(folder)!r} is damaged: {' '.join(str(error).split())}"
-        ) from error
+            content["shards"] = [Shard(**shard) for shard in list(content["shards"])]
+        manifest = Manifest(**content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{what} is damaged: {' '.join(str(error).split())}") from error
+    return manifest
 
 
 def open_prepared(sources: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Dataset:
@@ -132,9 +161,20 @@ def open_shards(folder: Path, manifest: Manifest) -> Dataset:
         raise ValueError(
             f"{fault}; run lrk-data {manifest.command} again, which makes this shard alone"
         )
-    return concatenate_datasets(
-        [Dataset.from_file(str(folder / shard.file)) for shard in manifest.shards]
-    )
+    return concatenate_datasets([_opened(folder, shard) for shard in manifest.shards])
+
+
+def _opened(folder: Path, shard: Shard) -> Dataset:
+    path = str(folder / shard.file)
+    try:
+        documents = Dataset.from_file(path)
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"shard {path!r} cannot be read: {error}") from error
+    if len(documents) != shard.documents:
+        raise ValueError(
+            f"shard {path!r} has {len(documents):,} documents in place of {shard.documents:,}"
+        )
+    return documents
 
 
 def faults(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Samples of documents that are read as training goes, in memory that does not grow with them."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, islice
 from typing import Any
@@ -21,10 +22,7 @@ from lrk.recipe.samples import (
 )
 from lrk.recipe.segments import sentence_ends
 from lrk.recipe.selection import Selection
-from lrk.recipe.tokens import check_tokenizer, tokenized_rows
-
-# Documents that are tokenized together, and so read ahead of the sample at hand.
-BATCH_OF_DOCUMENTS = 16
+from lrk.recipe.tokens import BATCH_OF_DOCUMENTS, check_tokenizer, tokenized_rows
 
 _DTYPES = {"input_ids": np.int32, "segment_lengths": np.int32, "is_label": np.bool_}
 
@@ -47,7 +45,7 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
             iterated over several times: a `DocumentStream`, a `datasets.IterableDataset`, a list.
         length: tokens in a sample, at least 2.
         pack: also make samples of short documents and of the ends of long ones.
-        assistant_only: as for `tokenize`.
+        assistant_only, split_special_tokens: as for `tokenize`.
         shuffle_buffer: samples among which the next one is drawn; 0 leaves them in order.
         seed: of the shuffling, which is another one in every pass.
         selection: as for `Samples`.
@@ -68,6 +66,7 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
         shuffle_buffer: int = 0,
         seed: int = 0,
         selection: Selection | None = None,
+        split_special_tokens: bool = True,
     ) -> None:
         check_length(length, selection)
         if shuffle_buffer < 0:
@@ -80,6 +79,7 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
         self._ends = sentence_ends(tokenizer)
         self._pack = pack
         self._assistant_only = assistant_only
+        self._split_special_tokens = split_special_tokens
         self._seed = seed
 
     def __iter__(self) -> Iterator[Sample]:
@@ -93,6 +93,11 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
         for number in count():
             generator = np.random.default_rng([self._seed, number])
             yield from _shuffled(self.one_pass(indices), self.shuffle_buffer, generator)
+
+    def fingerprint(self) -> str:
+        """Of the first sample: more of a stream is not known before it is read."""
+        first = next(self.one_pass(count()))
+        return hashlib.sha256(first["input_ids"].numpy().tobytes()).hexdigest()
 
     def one_pass(self, indices: Iterator[int]) -> Iterator[Sample]:
         """The samples of one pass over the documents, in order, which take their numbers in turn.
@@ -130,9 +135,16 @@ class SampleStream(torch.utils.data.IterableDataset[Sample]):
     def _tokenized(self) -> Iterator[dict[str, NDArray]]:
         rows = iter(self._documents)
         while batch := list(islice(rows, BATCH_OF_DOCUMENTS)):
-            columns = {name: [row[name] for row in batch] for name in batch[0]}
-            check_tokenizer(self._tokenizer, "text" in columns)
-            tokenized = tokenized_rows(columns, self._tokenizer, self._ends, self._assistant_only)
+            is_text = all("text" in row or not row for row in batch)
+            check_tokenizer(self._tokenizer, is_text)
+            tokenized = tokenized_rows(
+                batch,
+                self._tokenizer,
+                self._ends,
+                self._assistant_only,
+                self._split_special_tokens,
+                is_text,
+            )
             for row in zip(*tokenized.values(), strict=True):
                 yield {
                     name: np.asarray(value, dtype=_DTYPES[name])

@@ -16,6 +16,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lrk.recipe.fingerprint import documents_fingerprint
 from lrk.recipe.segments import clip_segments
 from lrk.recipe.selection import POSITIONS, Choice, Selection
 
@@ -104,6 +105,10 @@ class Samples(torch.utils.data.Dataset[Sample]):
             for document, start, size in self._pieces[first:last].tolist()
         ]
         return sample_of(index, pieces)
+
+    def fingerprint(self) -> str:
+        """Of the documents."""
+        return documents_fingerprint(self._documents)
 
     def choice(self, index: int) -> tuple[int, Choice] | None:
         """How many tokens the text of a sample is chosen from, and which; None where it is not."""

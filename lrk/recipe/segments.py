@@ -1,5 +1,10 @@
 """Segments: the stretches of a document inside which positions step by 1, its sentences and lines.
 
+Text without sentence ends (Chinese without stops, minified code, base64) would be one segment, and
+a model trained on it would meet no distance beyond it. So what is longer than LONGEST_SEGMENT is
+cut further: before white space if there is any, else after so many tokens. No sampler but
+LongRecipe's looks at segments, and PoSE's, RandPos's and CREAM's cut anywhere.
+
 Which tokens end a sentence is read off the tokenizer's decoded vocabulary, so it holds for every
 tokenizer. (A list of ids, as in LongRecipe's released code, is right for one vocabulary only.)
 """
@@ -12,6 +17,9 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
+
+# Tokens of a long sentence. A text of LongRecipe's shortest samples still has dozens of segments.
+LONGEST_SEGMENT = 128
 
 # These end a sentence only if white space follows: not in 3.14 or os.path.
 _ENDS_BEFORE_SPACE = tuple(".!?…؟۔।॥")
@@ -81,7 +89,10 @@ def sentence_ends(tokenizer: PreTrainedTokenizerBase) -> SentenceEnds:
 
 
 def segment_lengths(token_ids: Sequence[int] | NDArray, ends: SentenceEnds) -> NDArray[np.int32]:
-    """Cut a document after each sentence.
+    """Cut a document after each sentence, and a sentence of more than LONGEST_SEGMENT tokens.
+
+    Such a sentence is cut before the last of its tokens up to there that opens with white space, if
+    that leaves at least half as many, else after LONGEST_SEGMENT tokens; then again.
 
     Args:
         token_ids: (S,) ids below V.
@@ -100,7 +111,17 @@ def segment_lengths(token_ids: Sequence[int] | NDArray, ends: SentenceEnds) -> N
     for place, always in _spread_ends(ids, np.flatnonzero(this & _LAST_OF_SPREAD), ends):
         ends_here[place] |= always | opens[place]
     last = np.flatnonzero(ends_here & (following & _BLANK_LINE == 0))
-    return np.diff(last, prepend=-1, append=len(ids) - 1).astype(np.int32)
+    lengths = np.diff(last, prepend=-1, append=len(ids) - 1).astype(np.int32)
+    long = np.flatnonzero(lengths > LONGEST_SEGMENT)
+    if len(long) == 0:
+        return lengths
+    stops = np.cumsum(lengths)
+    short, *groups = np.split(lengths, long)  # each group is a long sentence and short ones
+    cut = [
+        np.append(_parts(opens[stop - length : stop - 1]), group[1:])
+        for stop, length, group in zip(stops[long], lengths[long], groups, strict=True)
+    ]
+    return np.concatenate([short, *cut]).astype(np.int32)
 
 
 def clip_segments(lengths: NDArray, start: int, length: int) -> NDArray[np.int32]:
@@ -108,6 +129,24 @@ def clip_segments(lengths: NDArray, start: int, length: int) -> NDArray[np.int32
     ends = np.cumsum(lengths)
     inner = ends[(ends > start) & (ends < start + length)] - start
     return np.diff(inner, prepend=0, append=length).astype(np.int32)
+
+
+def _parts(opens: NDArray[np.bool_]) -> list[int]:
+    """Lengths (P,) of the parts of a long sentence of N tokens.
+
+    Args:
+        opens: (N - 1,) which of its tokens, the first one aside, open with white space.
+    """
+    spaces = np.flatnonzero(opens) + 1
+    start, end, parts = 0, len(opens) + 1, []
+    while end - start > LONGEST_SEGMENT:
+        cut = start + LONGEST_SEGMENT
+        before = int(np.searchsorted(spaces, cut, side="right")) - 1
+        if before >= 0 and spaces[before] >= cut - LONGEST_SEGMENT // 2:
+            cut = int(spaces[before])
+        parts.append(cut - start)
+        start = cut
+    return [*parts, end - start]
 
 
 def _spread_ends(

@@ -1,14 +1,24 @@
 """Token ids: documents become `input_ids` and the lengths of their segments."""
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from lrk.recipe.conversations import render, trained_tokens
+from lrk.recipe.documents import CONVERSATION
+from lrk.recipe.fingerprint import code_hash
+from lrk.recipe.rows import Document
 from lrk.recipe.segments import SentenceEnds, segment_lengths, sentence_ends
+from lrk.recipe.token_ids import encode
+
+# Documents that are tokenized together, and so read ahead of the sample at hand.
+BATCH_OF_DOCUMENTS = 16
 
 FEATURES = Features({"input_ids": List(Value("int32")), "segment_lengths": List(Value("int32"))})
 FEATURES_WITH_LABELS = Features(dict(FEATURES) | {"is_label": List(Value("bool"))})
@@ -21,6 +31,7 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     num_proc: int | None = None,
     assistant_only: bool = True,
+    split_special_tokens: bool = True,
 ) -> Dataset:
     """Tokenize documents and cut them into segments.
 
@@ -29,9 +40,12 @@ def tokenize(
     Documents without text are left out.
 
     Args:
-        documents: data set with a column `text`, or `messages`, or `prompt` and `completion`.
+        documents: data set with a column `text`, or `conversation` (as `load_documents` makes it),
+            or `messages`, or `prompt` and `completion`.
         num_proc: worker processes; None works in this one.
         assistant_only: in messages, train on what the assistant says; in prompts, on completions.
+        split_special_tokens: what reads like a special token, such as `<|endoftext|>`, is text.
+            In what a chat template renders, it is one always.
 
     Returns:
         Data set with the columns `input_ids` (S,) and `segment_lengths` (N,), whose sum is S, and
@@ -45,9 +59,17 @@ def tokenize(
     is_text = "text" in documents.column_names
     check_tokenizer(tokenizer, is_text)
     tokenized = documents.map(
-        partial(tokenized_rows, tokenizer=tokenizer, ends=ends, assistant_only=assistant_only),
+        partial(
+            _mapped,
+            tokenizer=tokenizer,
+            ends=ends,
+            assistant_only=assistant_only,
+            split_special_tokens=split_special_tokens,
+            code=code_hash(),
+        ),
+        with_indices=True,
         batched=True,
-        batch_size=100,
+        batch_size=BATCH_OF_DOCUMENTS,
         num_proc=num_proc,
         remove_columns=documents.column_names,
         features=FEATURES if is_text else FEATURES_WITH_LABELS,
@@ -73,24 +95,44 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, is_text: bool) -> None:
 
 
 def tokenized_rows(
-    batch: Columns, tokenizer: PreTrainedTokenizerBase, ends: SentenceEnds, assistant_only: bool
+    documents: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    ends: SentenceEnds,
+    assistant_only: bool,
+    split_special_tokens: bool,
+    is_text: bool,
 ) -> Columns:
-    """Columns of `tokenize` for some documents, less those without text."""
-    if "text" in batch:
-        return _text_rows(batch["text"], tokenizer, ends)
-    examples = (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
-    return _conversation_rows(examples, tokenizer, ends, assistant_only)
+    """Columns of `tokenize` for some documents, less those without text.
+
+    Raises:
+        ValueError: naming the `origin` of a document that cannot be rendered.
+    """
+    if is_text:
+        texts = [document.get("text") for document in documents]
+        return _text_rows(texts, tokenizer, ends, split_special_tokens)
+    return _conversation_rows(documents, tokenizer, ends, assistant_only, split_special_tokens)
+
+
+def _mapped(batch: Columns, numbers: list[int], code: str, **options: Any) -> Columns:
+    """Of a batch of a data set; `code` tells its cache what the result follows from."""
+    rows = (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
+    documents = [
+        Document(json.loads(row[CONVERSATION] or "{}") if CONVERSATION in row else row, origin)
+        for row, origin in zip(rows, map("document {:,} of data".format, numbers), strict=True)
+    ]
+    return tokenized_rows(documents, is_text="text" in batch, **options)
 
 
 def _text_rows(
-    texts: list[str | None], tokenizer: PreTrainedTokenizerBase, ends: SentenceEnds
+    texts: list[str | None],
+    tokenizer: PreTrainedTokenizerBase,
+    ends: SentenceEnds,
+    split_special_tokens: bool,
 ) -> Columns:
     eos = tokenizer.eos_token_id
-    texts = [text for text in texts if text and not text.isspace()]
-    if not texts:
-        return {"input_ids": [], "segment_lengths": []}
-    token_ids = tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"]
-    closed = [ids if eos is None or ids[-1] == eos else [*ids, eos] for ids in token_ids]
+    whole = [text for text in texts if text and not text.isspace()]
+    encoded = [ids for ids, _ in encode(whole, tokenizer, split_special_tokens)]
+    closed = [ids if eos is None or ids[-1] == eos else _append(ids, eos) for ids in encoded]
     return {
         "input_ids": closed,
         "segment_lengths": [segment_lengths(ids, ends) for ids in closed],
@@ -98,30 +140,40 @@ def _text_rows(
 
 
 def _conversation_rows(
-    examples: Iterator[Mapping[str, Any]],
+    documents: Sequence[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase,
     ends: SentenceEnds,
     assistant_only: bool,
+    split_special_tokens: bool,
 ) -> Columns:
     columns: Columns = {name: [] for name in FEATURES_WITH_LABELS}
     eos = tokenizer.eos_token_id
-    for example in examples:
-        text, spans, templated = render(example, tokenizer, assistant_only)
+    for document in documents:
+        if not any(document.values()):
+            continue
+        try:
+            text, spans, templated = render(document, tokenizer, assistant_only)
+        except ValueError as error:
+            raise ValueError(f"{getattr(document, 'origin', 'a conversation')}: {error}") from error
         if not text or text.isspace():
             continue
-        encoded = tokenizer(
-            text,
+        (encoded,) = encode(
+            [text],
+            tokenizer,
+            split_special_tokens and not templated,
             add_special_tokens=not templated,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-            verbose=False,
+            offsets=True,
         )
-        ids = list(encoded["input_ids"])
-        is_label = trained_tokens(encoded["offset_mapping"], spans).tolist()
+        ids = encoded.ids
+        assert encoded.offsets is not None
+        is_label = trained_tokens(encoded.offsets, spans)
         if not templated and eos is not None and ids[-1] != eos:
-            ids.append(eos)
-            is_label.append(True)
+            ids, is_label = _append(ids, eos), _append(is_label, True)
         columns["input_ids"].append(ids)
         columns["segment_lengths"].append(segment_lengths(ids, ends))
         columns["is_label"].append(is_label)
     return columns
+
+
+def _append(values: NDArray, value: int | bool) -> NDArray:
+    return np.concatenate([values, np.array([value], values.dtype)])

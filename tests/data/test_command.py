@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -86,3 +87,40 @@ def test_a_full_disk(corpus, tokenizer, tmp_path, monkeypatch, capsys):
     words = ["--data", *corpus, "--tokenizer", tokenizer.name_or_path]
     assert main(["prepare", *words, "--output_dir", str(tmp_path / "out")]) == 1
     assert "could not be saved ([Errno 28] No space left on device)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "message"),
+    [
+        ("{corpus}", 2, "web.jsonl' is a file; it must be a folder"),
+        ("{corpus}/out", 1, "web.jsonl/out': Not a directory"),
+        ("/proc/out", 1, "'/proc/out': No such file or directory"),
+        ("{folder}", 2, "holds something else; choose another folder"),
+        ("x" * 300, 1, "File name too long"),
+    ],
+)
+def test_an_output_that_cannot_be_written(
+    corpus, tokenizer, tmp_path, capsys, place, status, message
+):
+    out = place.format(corpus=corpus[1], folder=tmp_path)
+    words = ["--data", *corpus, "--tokenizer", tokenizer.name_or_path, "--output_dir", out]
+    assert main(["prepare", *words]) == status
+    error = capsys.readouterr().err
+    assert error.startswith("lrk-data: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["documents_read", "documents", "tokens"])
+def test_a_finished_folder_whose_summary_lacks_something(corpus, tokenizer, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    words = ["prepare", "--data", *corpus, "--tokenizer", tokenizer.name_or_path]
+    words += ["--output_dir", str(out)]
+    assert main(words) == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["summary"][name]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    assert main(words) == 2
+    assert re.search(
+        rf"manifest.json of '.*out' is damaged: .*None {name}", capsys.readouterr().err
+    )

@@ -16,7 +16,8 @@ CHARACTERS = 3000
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    """Of a folder, less its locks."""
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
 
 
 @pytest.fixture
@@ -50,7 +51,8 @@ def test_the_documents_are_those_that_tokenize_makes(whole, corpus, tokenizer):
 
 
 def test_nothing_is_pickled_or_left_over(whole):
-    assert {path.suffix for path in whole.iterdir()} == {".arrow", ".json"}
+    assert {path.suffix for path in whole.iterdir()} == {".arrow", ".json", ""}
+    assert [path.name for path in whole.glob(".*")] == [".lock"]
     assert json.loads((whole / "manifest.json").read_text())["format"] == "lrk prepared 1"
 
 
@@ -183,14 +185,42 @@ def test_changed_arguments_over_an_old_manifest(
 def test_changed_documents_over_an_old_manifest(whole, preparation, tokenizer, corpus):
     with Path(corpus[1]).open("a") as file:
         file.write('{"text": "More."}\n')
-    with pytest.raises(ValueError, match=r"begun when input '.*web.jsonl' was another \(\d+, now"):
+    with pytest.raises(ValueError, match=r"begun when input '.*web.jsonl' was another \(\w+, now"):
         prepare(preparation, tokenizer, whole)
 
 
-def test_documents_that_changed_without_showing_are_found(whole, preparation, tokenizer, corpus):
+def test_documents_of_the_same_size_and_time_are_not_mixed(
+    preparation, tokenizer, corpus, tmp_path
+):
+    prepare(preparation, tokenizer, tmp_path / "out", Share(0, 2))
     path = Path(corpus[0]) / "00.txt"
+    before = path.stat()
     path.write_text(path.read_text()[::-1])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(ValueError, match=r"begun when input '.*00.txt' was another"):
+        prepare(preparation, tokenizer, tmp_path / "out", Share(1, 2))
+
+
+def test_chat_templates_are_not_mixed(tokenizer, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": f"Who {n}?"}]} for n in range(4)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    preparation = Preparation([str(tmp_path / "chat.jsonl")], assistant_only=False)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}.{% endfor %}"
+    try:
+        prepare(preparation, tokenizer, tmp_path / "out")
+        tokenizer.chat_template = "{% for m in messages %}{{ m.content }}!{% endfor %}"
+        with pytest.raises(ValueError, match="begun when input 'chat_template' was another"):
+            prepare(preparation, tokenizer, tmp_path / "out")
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_versions_that_changed_show_in_a_shard_that_is_made_anew(
+    whole, preparation, tokenizer, monkeypatch
+):
     (whole / "documents-00000.arrow").unlink()
+    monkeypatch.setattr("lrk.recipe.segments.LONGEST_SEGMENT", 4)
     with pytest.raises(ValueError, match=r"'documents-00000.arrow' of .* was made anew and is not"):
         prepare(preparation, tokenizer, whole)
 
@@ -207,7 +237,7 @@ def test_folders_that_hold_something_else(preparation, tokenizer, tmp_path):
 
 def test_no_text_and_no_characters(tokenizer, tmp_path):
     (tmp_path / "empty.txt").write_text(" ")
-    with pytest.raises(ValueError, match=r"none of the documents for .* holds text"):
+    with pytest.raises(ValueError, match=r"none of the documents of '.*empty.txt' holds text"):
         prepare(Preparation([str(tmp_path / "empty.txt")]), tokenizer, tmp_path / "out")
     with pytest.raises(ValueError, match="shard_characters is 0; it must be positive"):
         Preparation(["x"], shard_characters=0)
@@ -247,3 +277,98 @@ def test_a_hub_data_set_is_streamed(tokenizer, tmp_path, monkeypatch):
 def test_shares_that_are_none(text):
     with pytest.raises(ValueError, match=r"shard is .*; it must read i/n"):
         Share.parse(text)
+
+
+def changed_manifest(folder: Path, change) -> None:
+    content = json.loads((folder / "manifest.json").read_text())
+    change(content)
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "{folder}/victim.txt", "manifest.json", ""])
+def test_a_manifest_deletes_no_other_file(whole, preparation, tokenizer, tmp_path, name):
+    """A shard whose hash is wrong is deleted, to be made anew."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    before = contents(whole)
+    file = name.format(folder=tmp_path)
+    changed_manifest(whole, lambda content: content["shards"][0].update(file=file))
+    with pytest.raises(ValueError, match=r"is damaged: shard 0 is .*; it must be 'documents-00000"):
+        prepare(preparation, tokenizer, whole)
+    assert victim.read_text() == "precious"
+    assert contents(whole).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["shards"].pop(), r"summary has \d+ documents, and the shards \d+"),
+        (lambda content: content["shards"].pop(0), "shard 0 is 'documents-00001.arrow'"),
+        (lambda content: content["shards"].reverse(), "shard 0 is 'documents-0000"),
+        (lambda content: content.update(shards={}), "summary has"),
+        (lambda content: content.update(shards=[]), "summary has"),
+        (lambda content: content.update(shards=[{}]), "missing 5 required"),
+        (lambda content: content.update(shards="ab"), "must be a mapping"),
+        (lambda content: content.update(shards=3), "not iterable"),
+        (lambda content: content.update(summary={}), "summary has None documents"),
+        (lambda content: content["shards"][0].update(bytes="9"), "bytes is '9', of type str"),
+        (lambda content: content["shards"][0].update(documents=1), "summary has"),
+        (lambda content: content.update(inputs=[]), "inputs is"),
+        (lambda content: content.update(more=1), "unexpected keyword argument 'more'"),
+    ],
+)
+def test_manifests_that_are_not_of_their_shards(whole, preparation, tokenizer, change, message):
+    before = contents(whole)
+    changed_manifest(whole, change)
+    for call in (
+        lambda: open_prepared([str(whole)], tokenizer),
+        lambda: prepare(preparation, tokenizer, whole),
+    ):
+        with pytest.raises(ValueError, match=rf"manifest.json of '.*' is damaged: .*{message}"):
+            call()
+    assert contents(whole).keys() == before.keys()
+
+
+def test_one_process_a_share(preparation, tokenizer, tmp_path):
+    """Of two in one folder each lost the other's shards."""
+    folder = tmp_path / "out"
+    refused = "another process is writing to '.*out'"
+    with shards.at_work(folder, Share(0, 2)):
+        with shards.at_work(folder, Share(1, 2)):
+            pass
+        for share in (Share(0, 2), Share(0, 3), Share()):
+            with pytest.raises(ValueError, match=refused):
+                prepare(preparation, tokenizer, folder, share)
+    with shards.at_work(folder, Share()), pytest.raises(ValueError, match=refused):
+        prepare(preparation, tokenizer, folder, Share(1, 2))
+    prepare(preparation, tokenizer, folder)
+
+
+def test_shares_at_a_time_make_the_same_folder(whole, preparation, tokenizer, tmp_path):
+    folder = tmp_path / "shared"
+    processes = [
+        multiprocessing.get_context("fork").Process(
+            target=prepare, args=(preparation, tokenizer, folder, Share(number, 3))
+        )
+        for number in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    prepare(preparation, tokenizer, folder)
+    assert contents(folder) == contents(whole)
+
+
+def test_splitting_special_tokens_is_part_of_the_manifest(tokenizer, tmp_path):
+    (tmp_path / "a.txt").write_text("The <end> is near.")
+    sources, out = [str(tmp_path / "a.txt")], tmp_path / "out"
+    prepare(Preparation(sources), tokenizer, out)
+    assert read_manifest(out).arguments["split_special_tokens"] is True
+    assert open_prepared([str(out)], tokenizer)[0]["input_ids"].count(tokenizer.eos_token_id) == 1
+    with pytest.raises(ValueError, match="with split_special_tokens True, which is now False"):
+        prepare(Preparation(sources, split_special_tokens=False), tokenizer, out)
+    prepare(Preparation(sources, split_special_tokens=False), tokenizer, tmp_path / "other")
+    (row,) = open_prepared([str(tmp_path / "other")], tokenizer)
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 2

@@ -74,7 +74,7 @@ def test_shares_make_the_same_folder(run, tokenizer, tmp_path):
     select(run, tokenizer, tmp_path / "out")
     assert select(run, tokenizer, tmp_path / "shared", Share(1, 2)) is None
     select(run, tokenizer, tmp_path / "shared", Share(0, 2))
-    for path in (tmp_path / "out").iterdir():
+    for path in (tmp_path / "out").glob("[!.]*"):
         assert path.read_bytes() == (tmp_path / "shared" / path.name).read_bytes()
     (tmp_path / "out" / "documents-00001.arrow").unlink()
     assert select(run, tokenizer, tmp_path / "out") == read_manifest(tmp_path / "shared")

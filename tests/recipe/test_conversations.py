@@ -1,10 +1,21 @@
 import json
+import resource
+from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
 
-from lrk.recipe import Collator, Placement, Samples, load_documents, tokenize
+from lrk.recipe import (
+    Collator,
+    Placement,
+    Samples,
+    SampleStream,
+    load_documents,
+    stream_documents,
+    tokenize,
+)
 from lrk.recipe.conversations import render, trained_tokens
 
 TEMPLATE = (
@@ -83,11 +94,12 @@ def test_conversations_are_found_by_their_columns(tmp_path):
         ("pairs", {"prompt": "a", "completion": "b", "id": 1}),
     ):
         (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
-    assert load_documents([str(folder / "chat.jsonl")]).column_names == ["messages"]
-    pairs = load_documents([str(folder / "pairs.jsonl")])
-    assert pairs.column_names == ["prompt", "completion"]
-    with pytest.raises(ValueError, match="data mixes rows of messages and of prompt, completion"):
-        load_documents([str(folder / "chat.jsonl"), str(folder / "pairs.jsonl")])
+    both = load_documents([str(folder / "chat.jsonl"), str(folder / "pairs.jsonl")])
+    assert both.column_names == ["conversation"]
+    assert [json.loads(row) for row in both["conversation"]] == [
+        {"messages": TALK},
+        {"prompt": "a", "completion": "b"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -111,3 +123,61 @@ def test_a_token_that_reaches_into_a_span_is_trained_on():
     offsets = [(0, 2), (2, 5), (5, 5), (5, 9), (9, 10)]
     assert trained_tokens(offsets, [(4, 6)]).tolist() == [False, True, True, True, False]
     assert trained_tokens([], [(4, 6)]).tolist() == []
+
+
+RAISES = "{% if messages[0].content == 'no' %}{{ raise_exception('not this') }}{% endif %}talk"
+
+
+def test_a_template_that_raises_names_the_row(chat_tokenizer, tmp_path):
+    chat_tokenizer.chat_template = RAISES
+    path = tmp_path / "chat.jsonl"
+    rows = [[{"role": "user", "content": text}] for text in ("yes", "no", "yes")]
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    reason = r"the tokenizer's chat template cannot render it \(TemplateError: not this\)"
+    with pytest.raises(ValueError, match=f"document 1 of data: {reason}"):
+        tokenize(load_documents([str(path)]), chat_tokenizer)
+    stream = SampleStream(stream_documents([str(path)]), chat_tokenizer, 2)
+    with pytest.raises(ValueError, match=rf"line 2 of data file '.*chat\.jsonl': {reason}"):
+        next(stream.one_pass(count()))
+
+
+@pytest.mark.parametrize("empty", [None, []])
+def test_rows_without_messages_are_left_out(chat_tokenizer, tmp_path, empty):
+    (tmp_path / "chat.jsonl").write_text(
+        "".join(json.dumps({"messages": row}) + "\n" for row in (TALK, empty, TALK))
+    )
+    documents = load_documents([str(tmp_path / "chat.jsonl")])
+    assert len(documents) == 3
+    assert len(tokenize(documents, chat_tokenizer)) == 2
+
+
+def test_special_tokens_of_a_template_are_tokens_and_those_of_prompts_text(chat_tokenizer):
+    end = chat_tokenizer.eos_token_id
+    for row, expected in (({"messages": TALK}, 4), ({"prompt": "a<end>", "completion": "b"}, 1)):
+        (made,) = tokenize(Dataset.from_list([row]), chat_tokenizer)
+        assert made["input_ids"].count(end) == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'x' * SIZE }}",
+        "{{ 'x'.ljust(SIZE) }}",
+        "{{ '%*s' % (SIZE, 'x') }}",
+        "{% set s = namespace(x='xxxxxxxx') %}{% for _ in range(40) %}{% set s.x = s.x ~ s.x %}"
+        "{% endfor %}{{ s.x }}",
+        "{% for _ in range(99999) %}{% for _ in range(99999) %}{{ 'x' * 10000 }}{% endfor %}"
+        "{% endfor %}",
+    ],
+)
+def test_a_template_cannot_fill_the_memory(chat_tokenizer, monkeypatch, template):
+    monkeypatch.setattr("lrk.recipe.conversations.TEMPLATE_MEMORY", 2**28)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    chat_tokenizer.chat_template = template.replace("SIZE", "messages[0].size")
+    row = {"messages": [{"role": "user", "content": "Who?", "size": 17 * 10**9}]}
+    with pytest.raises(ValueError, match=r"chat template cannot render it \(MemoryError"):
+        render(row, chat_tokenizer, assistant_only=False)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    chat_tokenizer.chat_template = TEMPLATE
+    assert render({"messages": TALK}, chat_tokenizer, assistant_only=True).spans

@@ -48,9 +48,10 @@ def test_a_stream_is_what_would_be_prepared(corpus, sources):
     paths = [str(corpus / source) for source in sources]
     prepared = load_documents(paths)
     stream = stream_documents(paths)
-    assert stream.column_names == prepared.column_names
-    assert list(stream) == list(prepared)
-    assert list(stream) == list(prepared), "it can be read again"
+    assert prepared.column_names == ["text" if stream.is_text else "conversation"]
+    expected = [row if stream.is_text else json.loads(row["conversation"]) for row in prepared]
+    assert list(stream) == expected
+    assert list(stream) == expected, "it can be read again"
 
 
 def test_another_column_can_hold_the_text(corpus):
@@ -81,10 +82,14 @@ def test_a_hub_data_set_is_opened_as_a_stream(monkeypatch):
     [
         (["absent.txt"], "text", "does not exist"),
         (["rows.jsonl"], "content", "no column 'content'; text_column must be one of text, body"),
-        (["chat.jsonl", "a.txt"], "text", "mixes rows of messages and of text"),
+        (
+            ["chat.jsonl", "a.txt"],
+            "text",
+            r"mixes texts \(.*a\.txt'\) and conversations \(line 1 of .*chat\.jsonl",
+        ),
         (["number.jsonl"], "text", r"'text' of .*number\.jsonl' holds int, not text"),
         (["torn.jsonl"], "text", r"line 3 of data file .*torn\.jsonl' is not JSON"),
-        (["cut.parquet"], "text", r"data file .*cut\.parquet' is damaged"),
+        (["cut.parquet"], "text", r"data file .*cut\.parquet' cannot be read: Parquet magic bytes"),
         (["latin.txt"], "text", r"latin\.txt' cannot be read: .*utf-8"),
     ],
 )

@@ -1,11 +1,12 @@
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import datasets
 import pytest
 
-from lrk.recipe import documents as module
+from lrk.recipe import document_stream as module
 from lrk.recipe import load_documents
 
 
@@ -92,6 +93,17 @@ def test_what_datasets_saved_to_disk(tmp_path):
     assert load_documents([str(file)])["text"][:] == ["one", "two"]
 
 
+def test_saved_conversations(tmp_path):
+    """Nulls that Arrow puts where a message has no key are none of its keys."""
+    for content in ("Who?", "Why?"):
+        turns = [{"role": "user", "content": content}, {"role": "user", "content": "", "name": "b"}]
+        rows = datasets.Dataset.from_list([{"messages": turns, "id": 1}])
+        shutil.rmtree(tmp_path / "chat", ignore_errors=True)
+        rows.save_to_disk(tmp_path / "chat")
+        (row,) = load_documents([str(tmp_path / "chat")])["conversation"]
+        assert json.loads(row) == {"messages": turns}
+
+
 def test_no_source():
     with pytest.raises(ValueError, match="data is empty"):
         load_documents([])
@@ -104,7 +116,9 @@ def test_one_string_is_not_a_list_of_sources():
 
 def test_a_column_that_is_not_text(tmp_path):
     (tmp_path / "n.jsonl").write_text('{"text": 1}\n')
-    with pytest.raises(ValueError, match="holds int64, not text"):
+    with pytest.raises(
+        ValueError, match=r"'text' of line 1 of data file .*n\.jsonl' holds int, not"
+    ):
         load_documents([str(tmp_path / "n.jsonl")])
 
 

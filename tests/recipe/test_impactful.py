@@ -61,6 +61,16 @@ def test_ids_that_make_no_table(ids, message):
             '{"format": 1, "tokenizer": "x", "vocab_size": 3, "token_ids": [2]}',
             "is of another tokenizer than",
         ),
+        (
+            '{"format": 1, "tokenizer": "x", "vocab_size": 3.0, "token_ids": [2]}',
+            "is damaged: vocab_size is 3.0, of type float; it must be int",
+        ),
+        (
+            '{"format": 1, "tokenizer": null, "vocab_size": 3, "token_ids": [2]}',
+            "is damaged: tokenizer is None, of type NoneType; it must be str",
+        ),
+        ('{"format": 1, "tokenizer": "x", "vocab_size": 3, "token_ids": [[1], 2]}', "is damaged"),
+        ("[" * 100_000, "cannot be read: "),
     ],
 )
 def test_files_that_are_no_table(byte_tokenizer, tmp_path, text, message):
@@ -68,4 +78,13 @@ def test_files_that_are_no_table(byte_tokenizer, tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=f"impactful_tokens '.*table.json' {message}"):
+        read_impactful(path, byte_tokenizer)
+
+
+def test_a_table_of_a_vocabulary_of_another_size_is_damaged(byte_tokenizer, tmp_path):
+    """Its mask would take a byte a token, of however many it says."""
+    path = tmp_path / "table.json"
+    content = json.loads(ImpactfulTokens.of(byte_tokenizer, [3]).to_json())
+    path.write_text(json.dumps(content | {"vocab_size": 10**15}))
+    with pytest.raises(ValueError, match="is damaged: vocab_size is 1000000000000000, and its to"):
         read_impactful(path, byte_tokenizer)

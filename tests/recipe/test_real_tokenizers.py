@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lrk.recipe import segment_lengths, sentence_ends
+from lrk.recipe import segment_lengths, sentence_ends, token_ids
 
 ENGLISH = 'The pass is closed. It costs 3.14 crowns! "Go home." he said. (They went.)\n\nA new day.'
 CHINESE = "山口关闭了。冬天没有人走过！谁会呢？没有人"
@@ -89,6 +89,16 @@ def test_sentences(tokenizer, text, expected):
     assert lengths.sum() == len(ids)
     pieces = np.split(ids, np.cumsum(lengths)[:-1])
     assert [tokenizer.decode(piece).strip() for piece in pieces] == expected
+
+
+def test_a_long_text_in_pieces_has_the_ids_of_the_whole(tokenizer, monkeypatch):
+    monkeypatch.setattr(token_ids, "PIECE", 2048)
+    monkeypatch.setattr(token_ids, "OVERLAP", 256)
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted(Path("lrk").glob("*.py")))
+    text = code + " ".join([ENGLISH, CHINESE, CODE, MIXED] * 20) + "=" * 3000 + CHINESE * 100
+    (made,) = token_ids.encode([text], tokenizer, True, offsets=tokenizer.is_fast)
+    whole = tokenizer(text, split_special_tokens=True)
+    np.testing.assert_array_equal(made.ids, whole["input_ids"])
 
 
 def test_a_long_text_is_cut_where_its_sentences_end(tokenizer):

@@ -1,9 +1,16 @@
 import numpy as np
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lrk.recipe.segments import clip_segments, segment_lengths, sentence_ends
+from lrk import positions
+from lrk.recipe.segments import (
+    LONGEST_SEGMENT,
+    clip_segments,
+    segment_lengths,
+    sentence_ends,
+)
 from studies.tiny import train_tokenizer
 
 
@@ -102,3 +109,45 @@ def test_characters_that_are_spread_over_several_tokens(english):
     assert "丁".encode()[-1] == "！".encode()[-1]
     assert sentences(tokenizer, "丁 丁") == ["丁 丁"]
     assert sentences(tokenizer, "！") == ["！"]
+
+
+THAI = "ประตูปิดแล้วไม่มีใครข้ามมันในฤดูหนาว"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        THAI * 40,
+        "山口关闭了冬天没有人走过" * 200,
+        "var a=function(b){return b?c:d};" * 60,
+        "QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo" * 40,
+        "the pass was closed all winter and nobody crossed it " * 40,
+        "1,2.5,abc,;" * 200,
+    ],
+    ids=["Thai", "Chinese", "minified", "base64", "no stops", "one line of CSV"],
+)
+def test_text_without_sentence_ends_has_gaps(byte_tokenizer, text):
+    """It was one segment, in which no distance beyond the sample is trained."""
+    ids = byte_tokenizer.encode(text, add_special_tokens=False)
+    lengths = segment_lengths(ids, sentence_ends(byte_tokenizer))
+    assert lengths.sum() == len(ids) > 1.5 * LONGEST_SEGMENT
+    assert lengths.max() <= LONGEST_SEGMENT
+    assert lengths[:-1].min() >= LONGEST_SEGMENT // 2
+    drawn = positions.longrecipe(torch.from_numpy(lengths), 100 * len(ids))
+    assert drawn[-1] > len(ids), "there is a gap"
+
+
+def test_long_sentences_are_cut_before_white_space(byte_tokenizer):
+    words = "pass closed winter nobody " * 60
+    parts = sentences(byte_tokenizer, words + "END. " + words)
+    assert "".join(parts) == words + "END. " + words
+    assert all(part.startswith((" ", "pass")) for part in parts)
+    assert sum(part.rstrip().endswith("END.") for part in parts) == 1
+
+
+def test_sentences_up_to_the_longest_are_whole(byte_tokenizer):
+    sentence = byte_tokenizer.encode("x" * 10, add_special_tokens=False)[:1]
+    ends = sentence_ends(byte_tokenizer)
+    stop = byte_tokenizer.encode("\n", add_special_tokens=False)
+    for count, expected in ((LONGEST_SEGMENT - 1, 1), (LONGEST_SEGMENT, 2)):
+        assert len(segment_lengths(sentence * count + stop, ends)) == expected

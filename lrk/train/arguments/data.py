@@ -40,6 +40,12 @@ class DataArguments:
             "in messages, train on the assistant's turns; in prompts, on completions"
         ),
     )
+    split_special_tokens: bool = field(
+        default=True,
+        metadata=help_text(
+            "what reads like a special token in a text, such as <|endoftext|>, is text"
+        ),
+    )
     pack: bool = field(
         default=True,
         metadata=help_text("pack short documents and the ends of long ones into samples"),

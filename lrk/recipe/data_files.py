@@ -1,0 +1,130 @@
+"""Data files: which ones a source names, and the hashes by which their content is known again."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lrk.recipe.prepared import is_prepared, sha256_of
+
+HUB_PREFIX = "hub:"
+
+_GLOB_CHARACTERS = frozenset("*?[")
+_SAVED = ("state.json", "dataset_dict.json")  # by Dataset.save_to_disk, DatasetDict.save_to_disk
+_READERS = 8
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Refuse one string instead of a list, and a list of none."""
+    if isinstance(sources, str):
+        raise TypeError(f"sources is the string {sources!r}; it must be a list of strings")
+    if not sources:
+        raise ValueError("data is empty; it must name at least one file, folder, pattern or hub:")
+
+
+def is_saved(source: str) -> bool:
+    """Whether `Dataset.save_to_disk` wrote the folder."""
+    return any((Path(source).expanduser() / name).is_file() for name in _SAVED)
+
+
+def data_files(source: str) -> list[Path]:
+    """The files that a path or pattern names, in the order of their names.
+
+    Below a folder, and for `**`, every folder is searched once, also where links lead to it. What
+    begins with a dot is found only where the source says so.
+
+    Raises:
+        ValueError: if it names none, a folder cannot be read, or a link leads nowhere.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    if is_prepared(path):
+        raise ValueError(
+            f"data source {source!r} holds token ids that lrk-data prepared, not documents"
+        )
+    if path.is_dir():
+        root, parts = path, ["**", "*"]
+    elif _is_pattern(source):
+        first = next(i for i, part in enumerate(path.parts) if _is_pattern(part))
+        root, parts = Path(*path.parts[:first]), list(path.parts[first:])
+    elif path.exists():
+        raise ValueError(f"data source {source!r} is neither a file nor a folder")
+    else:
+        raise ValueError(f"data source {source!r} does not exist")
+    files = sorted(set(_matching(root, parts)) if root.is_dir() else ())
+    if not files:
+        raise ValueError(f"data source {source!r} holds no file")
+    return files
+
+
+def content_hashes(sources: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of every file that the sources name, what `Dataset.save_to_disk` wrote included.
+
+    Raises:
+        ValueError: as `load_documents`.
+    """
+    check_sources(sources)
+    paths = [
+        path
+        for source in sources
+        if not source.startswith(HUB_PREFIX)
+        for path in data_files(source)
+    ]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(map(str, paths), pool.map(_hash, paths), strict=True))
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise ValueError(f"data file {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _is_pattern(text: str) -> bool:
+    return bool(_GLOB_CHARACTERS & set(text))
+
+
+def _matching(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Files below a folder whose path is matched by a pattern, part by part."""
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        for below in _folders(folder, set()):
+            yield from _matching(below, rest or ["*"])
+        return
+    entries = _entries(folder, part) if _is_pattern(part) else [folder / part]
+    for entry in entries:
+        if rest and entry.is_dir():
+            yield from _matching(entry, rest)
+        elif not rest and entry.is_file():
+            yield entry
+
+
+def _folders(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """A folder and those below it, each once."""
+    real = folder.resolve()
+    if real in seen:
+        return
+    seen.add(real)
+    yield folder
+    for entry in _entries(folder, "*"):
+        if entry.is_dir():
+            yield from _folders(entry, seen)
+
+
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"folder {str(folder)!r} cannot be read: {error.strerror}") from error
+    found = [
+        entry
+        for entry in entries
+        if fnmatchcase(entry.name, pattern)
+        and (pattern.startswith(".") or not entry.name.startswith("."))
+    ]
+    for entry in found:
+        if entry.is_symlink() and not entry.exists():
+            raise ValueError(f"{str(entry)!r} is a link that leads nowhere")
+    return found
