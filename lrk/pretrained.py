@@ -1,12 +1,23 @@
 """Loading parts of a pretrained model, and the sentence where that fails."""
 
+import copy
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lrk.weight_index import read_index
+
+# Elements of a tensor that its fingerprint reads.
+_SAMPLED = 1024
 
 
 def load_auto(
@@ -30,11 +41,35 @@ def load_auto(
     # Without the explicit False transformers would ask at the terminal.
     options["trust_remote_code"] = False
     try:
-        return auto_class.from_pretrained(str(Path(name).expanduser()), **options)
-    # A file that is cut short is an error of safetensors, weights of other shapes a RuntimeError.
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"{argument} {name!r} cannot be loaded: {reason}") from error
+        loaded = auto_class.from_pretrained(str(Path(name).expanduser()), **options)
+        if isinstance(loaded, PreTrainedTokenizerBase):
+            loaded.decode(loaded("a").input_ids)  # a damaged one may load all the same
+        return loaded
+    # What transformers raises from a damaged file has no end: ZeroDivisionError, AttributeError ...
+    except Exception as error:
+        raise ValueError(f"{argument} {name!r} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    line = str(error).strip().split("\n")[0]
+    return line if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {line}"
+
+
+def check_config(argument: str, name: str, config: PretrainedConfig) -> None:
+    """Raise `ValueError` unless a causal language model can be built of a config, less its weights.
+
+    Args:
+        argument: that names the model, for the sentence.
+    """
+    try:
+        with torch.device("meta"):
+            AutoModelForCausalLM.from_config(copy.deepcopy(config))
+    # As in `load_auto`.
+    except Exception as error:
+        raise ValueError(
+            f"{argument} {name!r} has a config that describes no causal language model: "
+            f"{_reason(error)}"
+        ) from error
 
 
 def load_weights(argument: str, name: str, gguf_file: str | None, **options: Any) -> Any:
@@ -43,6 +78,11 @@ def load_weights(argument: str, name: str, gguf_file: str | None, **options: Any
     Raises:
         ValueError: as `load_auto`.
     """
+    if gguf_file is None:
+        try:
+            read_index(Path(name).expanduser())
+        except ValueError as error:
+            raise ValueError(f"{argument} {name!r} cannot be loaded: {error}") from error
     # Releases of transformers that can keep GGUF weights packed would refuse to train or save them.
     if gguf_file and hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -64,3 +104,14 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
             f"the tokenizer has token ids up to {largest:,}, but the model's vocabulary ends at "
             f"{vocab_size - 1:,}: they do not belong together, or the embeddings need resizing"
         )
+
+
+def fingerprint_weights(model: PreTrainedModel) -> str:
+    """Of 1,024 elements of each parameter, evenly spread: training changes some of them."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        sampled = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(sampled.numpy().tobytes())
+    return digest.hexdigest()[:16]

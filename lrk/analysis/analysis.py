@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.computed import Computed
@@ -30,6 +31,8 @@ from lrk.analysis.summary import summarize
 from lrk.analysis.token_types import TokenTypes, token_types
 from lrk.atomic import write_text
 from lrk.env import environment
+from lrk.lock import locked
+from lrk.output_folder import check_output_dir
 from lrk.recipe.impactful import ImpactfulTokens
 
 _SHOWN = 20
@@ -86,11 +89,22 @@ def analyze(arguments: AnalysisArguments) -> Analysis:
         ValueError: in one sentence, for anything that the arguments or the data get wrong.
         atomic.SaveError: if something cannot be written; what was saved before is intact.
     """
+    check_output_dir(arguments.output_dir)
     config = load_config(arguments)
     tokenizer = load_tokenizer(arguments, config)
     length = _length(arguments, reach(arguments, config, tokenizer))
     texts = Texts(arguments, tokenizer, length)
-    folder = open_folder(arguments, length, texts, tokenizer)
+    with locked(Path(arguments.output_dir)):
+        return _analyze(arguments, config, tokenizer, texts)
+
+
+def _analyze(
+    arguments: AnalysisArguments,
+    config: PretrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Texts,
+) -> Analysis:
+    folder = open_folder(arguments, texts, tokenizer)
     vocabulary = token_texts(tokenizer)
 
     rows = Computed(folder / ROWS, arguments, texts)

@@ -6,6 +6,7 @@ from typing import Any
 
 from lrk.analysis.parts_of_speech import SPACY_MODEL
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
+from lrk.field_types import check_types
 from lrk.positions import SAMPLERS
 from lrk.pretrained import default_device
 from lrk.train.arguments import DTYPES
@@ -105,6 +106,7 @@ class AnalysisArguments:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("model", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing")

@@ -10,8 +10,7 @@ from transformers.hf_argparser import string_to_bool
 
 from lrk.analysis.analysis import analyze
 from lrk.analysis.arguments import AnalysisArguments
-from lrk.atomic import SaveError
-from lrk.train.finite import NotFiniteError
+from lrk.command import run_command
 from lrk.train.parser import underscored
 
 
@@ -38,21 +37,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(namespace: Namespace) -> int:
-    """Analyze, and print what was found.
-
-    Returns 2 after a sentence on bad input, 1 after a sentence on results that cannot be saved.
-    """
+    """Analyze, and print what was found; the status of `lrk.command.run_command`."""
     given = {item.name: getattr(namespace, item.name) for item in fields(AnalysisArguments)}
-    try:
-        analysis = analyze(AnalysisArguments(**given))
-    except ValueError as error:
-        print(f"lrk-data analyze: {error}", file=sys.stderr)
-        return 2
-    except (SaveError, NotFiniteError) as error:
-        print(f"lrk-data analyze: {error}", file=sys.stderr)
-        return 1
-    print(analysis.report())
-    return 0
+
+    def report() -> int:
+        print(analyze(AnalysisArguments(**given)).report())
+        return 0
+
+    return run_command("lrk-data analyze", report, "run it again to go on where it was")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

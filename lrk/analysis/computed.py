@@ -13,9 +13,9 @@ from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.inputs import Texts, load_model
 from lrk.analysis.rows import Rows
 from lrk.analysis.scores import token_logits
-from lrk.atomic import write_text
 from lrk.eval.longppl import find_key_tokens
-from lrk.eval.pretrained import fingerprint_weights
+from lrk.pretrained import fingerprint_weights
+from lrk.sealed import read_sealed, write_sealed
 
 _WEIGHTS = ".weights"  # fingerprint of the model that fills the rows of a file
 
@@ -76,7 +76,7 @@ class Computed:
     def weights(self) -> dict[str, str]:
         """Fingerprints of the models that filled rows, by the name of the rows."""
         files = sorted(self._folder.glob("*" + _WEIGHTS))
-        return {file.stem: file.read_text(encoding="utf-8") for file in files}
+        return {file.stem: str(read_sealed(file)["weights"]) for file in files}
 
     def _model(
         self, rows: str, name: str, gguf_file: str | None, dtype: type
@@ -88,8 +88,8 @@ class Computed:
         model = load_model(self._arguments, argument, name, gguf_file, self._texts.input_ids(0))
         weights, file = fingerprint_weights(model), self._folder / (rows + _WEIGHTS)
         if not file.is_file():
-            write_text(file, weights)
-        elif file.read_text(encoding="utf-8") != weights:
+            write_sealed(file, {"weights": weights})
+        elif read_sealed(file)["weights"] != weights:
             raise ValueError(
                 f"{argument} {name!r} has other weights than when the analysis began: choose "
                 "another output_dir or overwrite_output_dir"

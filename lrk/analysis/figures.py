@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lrk.analysis.counts import Counts
 from lrk.analysis.token_types import TokenTypes
-from lrk.atomic import atomic_file
+from lrk.picture import new_figure, save_figure
 
 SHOWN_TYPES = 24
 
@@ -19,8 +17,7 @@ def draw_parts_of_speech(parts: Counts, tags: Sequence[str], title: str, picture
     """A PNG: share of each part of speech among all tokens and among the top, and its lift."""
     present = [index for index in np.argsort(-parts.top_share) if parts.count[index]]
     places = np.arange(len(present))
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.5)
     left, right = figure.subplots(1, 2)
     left.bar(places - 0.2, parts.share[present], 0.4, color="0.75", label="all tokens")
     left.bar(places + 0.2, parts.top_share[present], 0.4, label="top tokens")
@@ -33,8 +30,7 @@ def draw_parts_of_speech(parts: Counts, tags: Sequence[str], title: str, picture
     for axes in (left, right):
         axes.set_xticks(places, [tags[index] for index in present], rotation=60)
     figure.suptitle(title)
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, picture)
 
 
 def draw_token_types(
@@ -48,13 +44,11 @@ def draw_token_types(
     shown = slice(0, SHOWN_TYPES)
     lift, low = types.lift[shown], types.lift_low[shown]
     labels = [
-        # A dollar sign would begin a formula.
-        f"{texts[token]!r} ({count:,})".replace("$", r"\$")
+        f"{texts[token]!r} ({count:,})"
         for token, count in zip(types.token_ids[shown], types.count[shown], strict=True)
     ]
     places = np.arange(len(labels))[::-1]
-    figure = Figure(figsize=(7, 1.5 + 0.25 * len(labels)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 1.5 + 0.25 * len(labels))
     axes = figure.subplots()
     axes.barh(
         places, lift, color=np.where(np.isin(types.token_ids[shown], impactful), "C0", "0.75")
@@ -65,5 +59,4 @@ def draw_token_types(
     axes.axvline(1, color="0.3", linewidth=1)
     axes.set_yticks(places, labels, fontsize=8)
     axes.set(xlabel="lift, and its lower bound at 95 %", title=title)
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, picture)

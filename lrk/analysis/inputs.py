@@ -19,7 +19,7 @@ from lrk.analysis.extended import FACTOR
 from lrk.eval.losses import check_head
 from lrk.hf import SUPPORTED, patch
 from lrk.hf.patch import check_release
-from lrk.pretrained import check_vocabulary, load_auto, load_weights
+from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
 from lrk.recipe import Placement, Samples, load_documents, tokenize
 from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import is_prepared, open_prepared
@@ -41,6 +41,7 @@ def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
         )
     if config.model_type in SUPPORTED:
         check_release(config.model_type)
+    check_config("model", arguments.model, config)
     return config
 
 
@@ -70,6 +71,7 @@ def reach(
         return window
     what = f"extended {arguments.extended!r}"
     extended = load_auto(AutoConfig, "extended", arguments.extended, None)
+    check_config("extended", arguments.extended, extended)
     if extended.vocab_size != config.vocab_size:
         raise ValueError(
             f"{what} has a vocabulary of {extended.vocab_size:,} tokens, model "

@@ -2,11 +2,13 @@
 
 The tokens at one place of all samples are ranked against each other, so all must be at hand. On the
 disk they may exceed the memory, and a killed analysis goes on with the first row that is missing.
+A row ends with the CRC-32 of its bytes, so that one which was damaged since is missing too.
 """
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -20,7 +22,8 @@ _BLOCK = 2**22
 class Rows:
     """(N, S) numbers that are appended row by row.
 
-    A row that a kill cut short is dropped when the file is opened again.
+    From the first row on that is damaged, or that a kill cut short, all are dropped when the file
+    is opened again.
 
     Args:
         path: the file, which is created with the first row.
@@ -32,12 +35,12 @@ class Rows:
         self._path = path
         self._length = length
         self._dtype = np.dtype(dtype)
-        self._row_bytes = length * self._dtype.itemsize
-        if path.exists() and path.stat().st_size % self._row_bytes:
-            os.truncate(path, len(self) * self._row_bytes)
+        self._row = np.dtype([("numbers", self._dtype, (length,)), ("crc", "<u4")])
+        if path.exists() and path.stat().st_size != (whole := self._whole() * self._row.itemsize):
+            os.truncate(path, whole)
 
     def __len__(self) -> int:
-        return self._path.stat().st_size // self._row_bytes if self._path.exists() else 0
+        return self._path.stat().st_size // self._row.itemsize if self._path.exists() else 0
 
     def append(self, row: NDArray) -> None:
         """Add a row (S,) and wait until it is on the disk.
@@ -46,9 +49,10 @@ class Rows:
             SaveError: if it cannot be written; the rows before it are intact.
         """
         assert row.shape == (self._length,)
+        numbers = row.astype(self._dtype).tobytes()
         try:
             with self._path.open("ab") as file:
-                file.write(row.astype(self._dtype).tobytes())
+                file.write(numbers + np.array(crc32(numbers), "<u4").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -59,8 +63,16 @@ class Rows:
 
     def array(self) -> NDArray:
         """(N, S), mapped from the disk."""
-        shape = (len(self), self._length)
-        return np.memmap(self._path, self._dtype, mode="r", shape=shape)
+        return np.memmap(self._path, self._row, mode="r", shape=(len(self),))["numbers"]
+
+    def _whole(self) -> int:
+        """How many rows at the head of the file are as they were written."""
+        with self._path.open("rb") as file:
+            for count in range(len(self)):
+                numbers = file.read(self._row["numbers"].itemsize)
+                if file.read(4) != np.array(crc32(numbers), "<u4").tobytes():
+                    return count
+        return len(self)
 
 
 def column_blocks(samples: int, first: int, length: int) -> Iterator[slice]:

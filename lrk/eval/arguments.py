@@ -10,6 +10,7 @@ import yaml
 from lrk.eval import decoding, short_context
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.eval.tasks import GRID, TASKS
+from lrk.field_types import check_types
 from lrk.pretrained import default_device
 from lrk.train.nearest import require_one_of
 
@@ -130,6 +131,7 @@ class EvalArguments:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("model", "output_dir"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing")

@@ -4,15 +4,15 @@ A finished cell is not repeated. So that a folder never mixes two evaluations, a
 that its figures depend on, and other settings over old results are an error that names them.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lrk.atomic import remove, remove_temporaries, write_text
+from lrk.atomic import remove, remove_temporaries
 from lrk.eval.arguments import EvalArguments
 from lrk.eval.tasks import GRID
+from lrk.sealed import read_sealed, write_sealed
 
 FOLDER = "cells"
 RESULTS_FILES = ("results.json", "results.md", "*.png", "config.yaml")
@@ -71,25 +71,22 @@ class ResultFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"output_dir {str(path)!r} is a file")
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """What `write` was given for a cell; None if it is not finished."""
         file = self.path / FOLDER / f"{cell.name}.json"
-        return _load(file) if file.is_file() else None
+        return read_sealed(file) if file.is_file() else None
 
     def read_all(self) -> Iterator[dict[str, Any]]:
         """The results of all finished cells, in the order of their names."""
         # What a killed process left half written begins with a dot.
         for file in sorted((self.path / FOLDER).glob("[!.]*.json")):
-            yield _load(file)
+            yield read_sealed(file)
 
     def write(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Save a finished cell, whole or not at all."""
         (self.path / FOLDER).mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=1, ensure_ascii=False, default=str)
-        write_text(self.path / FOLDER / f"{cell.name}.json", text + "\n")
+        write_sealed(self.path / FOLDER / f"{cell.name}.json", result)
 
     def prepare(self, overwrite: bool) -> None:
         """Make the folder; delete half-written files, and if `overwrite` also all results."""
@@ -136,10 +133,3 @@ class ResultFolder:
                 f"output_dir {str(self.path)!r} holds {title} with other settings "
                 f"({'; '.join(different)}): choose another folder or overwrite_output_dir"
             )
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{str(file)!r} is not JSON ({error}); delete it") from error

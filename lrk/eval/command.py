@@ -3,32 +3,30 @@
 import sys
 from collections.abc import Sequence
 
-from lrk.atomic import SaveError
+from lrk.command import run_command
 from lrk.eval.dry_run import dry_run
 from lrk.eval.evaluation import load, run, set_up
 from lrk.eval.parser import parse
+
+_GO_ON = "run it again to go on: finished cells are not repeated"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`lrk-eval [CONFIG.yaml] [--KEY VALUE ...]`.
 
-    Returns 2 after a sentence on bad input, 1 after a sentence on results that cannot be saved.
+    Returns the status of `lrk.command.run_command`.
     """
-    try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        evaluation = set_up(arguments)
-        if arguments.dry_run:
-            print(dry_run(evaluation))
-            return 0
-        model = load(evaluation)
-    except ValueError as error:
-        print(f"lrk-eval: {error}", file=sys.stderr)
-        return 2
-    try:
-        run(evaluation, model)
-    except SaveError as error:
-        print(f"lrk-eval: {error}", file=sys.stderr)
-        return 1
+    words = sys.argv[1:] if argv is None else argv
+    return run_command("lrk-eval", lambda: _evaluate(words), _GO_ON)
+
+
+def _evaluate(words: Sequence[str]) -> int:
+    arguments = parse(words)
+    evaluation = set_up(arguments)
+    if arguments.dry_run:
+        print(dry_run(evaluation))
+        return 0
+    run(evaluation, load(evaluation))
     print((evaluation.folder.path / "results.md").read_text(encoding="utf-8"))
     return 0
 

@@ -31,7 +31,6 @@ from lrk.eval.niah import GridNeedle
 from lrk.eval.pretrained import (
     fingerprint_config,
     fingerprint_tokenizer,
-    fingerprint_weights,
     is_patched,
     load_config,
     load_key_model,
@@ -42,6 +41,9 @@ from lrk.eval.prompt import Encoder
 from lrk.eval.short_context import run_lm_eval
 from lrk.eval.tasks import GRID, TASKS, Setting
 from lrk.hf import patch
+from lrk.lock import locked
+from lrk.output_folder import check_output_dir
+from lrk.pretrained import fingerprint_weights
 from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
@@ -276,6 +278,7 @@ def set_up(arguments: EvalArguments) -> Evaluation:
     Raises:
         ValueError: in one sentence, for anything that the arguments get wrong.
     """
+    check_output_dir(str(arguments.output_dir))
     folder = ResultFolder(Path(str(arguments.output_dir)))
     needle = None
     if arguments.needle is not None:
@@ -306,6 +309,8 @@ def load(evaluation: Evaluation) -> PreTrainedModel:
     Raises:
         ValueError: if they cannot be loaded, do not fit, or the folder holds results of others.
     """
+    with locked(evaluation.folder.path):
+        pass  # Another process shows before the weights are loaded.
     evaluation.find_keys()
     model = load_model(evaluation.arguments)
     evaluation.weights = fingerprint_weights(model)
@@ -322,11 +327,17 @@ def run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
         What `results.json` holds.
 
     Raises:
+        ValueError: if another process evaluates into the folder.
         SaveError: if something cannot be written.
     """
+    with locked(evaluation.folder.path):
+        evaluation.folder.prepare(evaluation.arguments.overwrite_output_dir)
+        return _run(evaluation, model)
+
+
+def _run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
     arguments, folder = evaluation.arguments, evaluation.folder
     missing = evaluation.missing()
-    folder.prepare(arguments.overwrite_output_dir)
     record = environment()
     count = sum(map(evaluation.count, missing))
     with (
@@ -381,9 +392,9 @@ def _check_decoding(arguments: EvalArguments, config: PretrainedConfig) -> None:
     if arguments.decoding is None:
         return
     with torch.device("meta"):
-        model = patch(AutoModelForCausalLM.from_config(config))
+        model = AutoModelForCausalLM.from_config(config)
     try:
-        with decoding_block(arguments.decoding, model):
+        with decoding_block(arguments.decoding, patch(model)):
             pass
     except ValueError as error:
         raise ValueError(f"decoding is {arguments.decoding!r}: {error}") from error

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrk.eval.json_file import read_json
+from lrk.eval.json_file import read_json, text_of
 
 # Of the passkey task (Mohtashami and Jaggi, arXiv 2305.16300) and RULER's type "noise".
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -35,13 +35,15 @@ def read_essay(path: Path) -> Essay:
     """
     if not path.is_file():
         raise ValueError(f"haystack {str(path)!r} does not exist")
-    if path.suffix == ".json":
-        content = read_json(path, "haystack")
-        if not isinstance(content, dict) or not isinstance(content.get("text"), str):
-            raise ValueError(f"haystack {str(path)!r} must be an object with the key 'text'")
-        text = content["text"]
-    else:
-        text = path.read_text(encoding="utf-8")
+    try:
+        if path.suffix == ".json":
+            text = text_of(read_json(path, "haystack")["text"])
+        else:
+            text = path.read_text(encoding="utf-8")
+    except UnicodeError as error:
+        raise ValueError(f"haystack {str(path)!r} is no text in UTF-8: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"haystack {str(path)!r} must be an object with the key 'text'") from error
     if not text.split():
         raise ValueError(f"haystack {str(path)!r} holds no words")
     return Essay(tuple(text.split()))

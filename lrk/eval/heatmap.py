@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from lrk.atomic import atomic_file
+from lrk.picture import new_figure, save_figure
 
 # Intervals of depth for tasks whose needles lie anywhere, named by their middles in per cent.
 DEPTH_BINS = 10
@@ -43,7 +41,7 @@ def draw_heat_map(
     grid = np.full((len(depths), len(lengths)), np.nan)
     for (length, depth), value in scores.items():
         grid[depths.index(depth), lengths.index(length)] = value
-    figure = _figure((3.5 + 0.7 * len(lengths), 2 + 0.35 * len(depths)))
+    figure = new_figure(3.5 + 0.7 * len(lengths), 2 + 0.35 * len(depths))
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
     image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
@@ -53,7 +51,7 @@ def draw_heat_map(
     for row, column in np.argwhere(~np.isnan(grid)):
         axes.text(column, row, f"{grid[row, column]:.0f}", ha="center", va="center", fontsize=7)
     figure.colorbar(image, label="score")
-    _save(figure, picture)
+    save_figure(figure, picture)
 
 
 def draw_loss_by_position(
@@ -64,22 +62,11 @@ def draw_loss_by_position(
     Args:
         curves: points (position, loss) by length in tokens.
     """
-    figure = _figure((8, 5))
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
     for length, points in sorted(curves.items()):
         axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=f"{length:,} tokens")
     axes.set(xlabel="position in tokens", ylabel="loss in nats per token", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    _save(figure, picture)
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _save(figure: Figure, picture: Path) -> None:
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, picture)

@@ -60,7 +60,8 @@ def token_losses(
 
     Raises:
         ValueError: for a text of less than 2 tokens, a stride that does not fit the window, or a
-            model whose logits are not its last hidden states times its output embedding.
+            model whose logits are not its last hidden states times its output embedding, or whose
+            losses are not all finite.
     """
     length = len(input_ids)
     if length < 2:
@@ -74,6 +75,12 @@ def token_losses(
         losses[first:stop] = -_logprobs(
             model, hidden[first - 1 - start : stop - 1 - start], tokens[first - start :]
         ).cpu()
+    wrong = (~losses[1:].isfinite()).nonzero()
+    if len(wrong):
+        raise ValueError(
+            f"model is a {type(model).__name__} whose loss is not finite at {len(wrong):,} of "
+            f"{length:,} tokens, first at position {int(wrong[0]) + 1:,}, which no mean can hold"
+        )
     return losses
 
 

@@ -5,16 +5,16 @@ read as if they stood on the command line.
 """
 
 from argparse import SUPPRESS
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
 from lrk.eval.arguments import EvalArguments
 from lrk.train.nearest import did_you_mean
-from lrk.train.parser import option_words, parsed, read_yaml, split_file, underscored
+from lrk.train.parser import option_words, parsed, split_file, underscored
+from lrk.train.yaml_text import read_mapping
 
 
 def parse(argv: Sequence[str]) -> EvalArguments:
@@ -26,7 +26,7 @@ def parse(argv: Sequence[str]) -> EvalArguments:
     """
     parser = _Parser()
     paths, options = split_file(argv)
-    words = [word for path in paths for word in _words_of_file(path, parser.keys)]
+    words = [word for path in paths for word in words_of(read_mapping(path), str(path))]
     words += [underscored(word) for word in options]
     return EvalArguments(**parsed(parser, words, parser.keys))
 
@@ -54,10 +54,15 @@ class _Parser(HfArgumentParser):
         raise ValueError(message)
 
 
-def _words_of_file(path: Path, keys: Sequence[str]) -> Iterator[str]:
-    for key, value in read_yaml(path).items():
+def words_of(content: Mapping[str, Any], where: str) -> Iterator[str]:
+    """A mapping of the file as words of the command line.
+
+    Raises:
+        ValueError: for an unknown key, and a value that has no words.
+    """
+    hints = get_type_hints(EvalArguments)
+    for key, value in content.items():
         name = key.replace("-", "_")
-        if f"--{name}" not in keys:
-            known = [key.removeprefix("--") for key in keys]
-            raise ValueError(f"unknown key {name!r} in {path}{did_you_mean(name, known)}")
-        yield from option_words(name, value)
+        if name not in hints:
+            raise ValueError(f"unknown key {name!r} in {where}{did_you_mean(name, hints)}")
+        yield from option_words(name, value, get_origin(hints[name]) is list)

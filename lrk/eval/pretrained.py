@@ -15,10 +15,10 @@ from transformers import (
 from lrk.eval.arguments import EvalArguments
 from lrk.hf import SUPPORTED, patch
 from lrk.hf.patch import check_release
-from lrk.pretrained import check_vocabulary, load_auto, load_weights
+from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
 
-# Elements of a tensor that its fingerprint reads.
-_SAMPLED = 1024
+# Token ids of a text on which weights that are NaN show, whatever is measured.
+_TRIED_TOKENS = 8
 
 
 def load_config(arguments: EvalArguments) -> PretrainedConfig:
@@ -37,6 +37,7 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
         )
     if is_patched(arguments, config):
         check_release(config.model_type)
+    check_config("model", str(arguments.model), config)
     return config
 
 
@@ -100,17 +101,6 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
     return _digest(json.dumps(parts, sort_keys=True, default=str).encode())
 
 
-def fingerprint_weights(model: PreTrainedModel) -> str:
-    """Of 1,024 elements of each parameter, evenly spread: training changes some of them."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().flatten()
-        sampled = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(sampled.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -119,4 +109,9 @@ def _load_weights(
     arguments: EvalArguments, argument: str, name: str, gguf_file: str | None
 ) -> PreTrainedModel:
     model = load_weights(argument, name, gguf_file, dtype=arguments.dtype)
-    return model.to(torch.device(str(arguments.device))).eval()
+    model = model.to(torch.device(str(arguments.device))).eval()
+    with torch.no_grad():
+        logits = model(torch.arange(_TRIED_TOKENS, device=model.device)[None]).logits
+    if logits.isnan().any():
+        raise ValueError(f"{argument} {name!r} has logits that are NaN: what it says means nothing")
+    return model

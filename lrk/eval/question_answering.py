@@ -7,9 +7,10 @@ wording is RULER's, in NVIDIA/RULER, `scripts/data/synthetic/constants.py` and `
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lrk.eval.fitting import Draw, Trial
-from lrk.eval.json_file import read_json
+from lrk.eval.json_file import read_json, text_of
 from lrk.eval.prompt import Prompt
 
 MAX_NEW_TOKENS = 32
@@ -54,7 +55,7 @@ def read_squad(path: Path) -> Questions:
     content = read_json(path, "squad")
     try:
         articles = [article["paragraphs"] for article in content["data"]]
-        documents = sorted({part["context"] for article in articles for part in article})
+        documents = sorted({text_of(part["context"]) for article in articles for part in article})
         number = {document: index for index, document in enumerate(documents)}
         questions = []
         for article in articles:
@@ -64,15 +65,15 @@ def read_squad(path: Path) -> Questions:
                 nearby = tuple(index for index in of_article if index != own)
                 questions += [
                     Question(
-                        asked["question"],
-                        tuple(answer["text"] for answer in asked["answers"]),
+                        text_of(asked["question"]),
+                        tuple(text_of(answer["text"]) for answer in asked["answers"]),
                         (own,),
                         nearby,
                     )
                     for asked in part["qas"]
-                    if not asked["is_impossible"]
+                    if not asked["is_impossible"] and asked["answers"]
                 ]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"squad {str(path)!r} is not in the format of SQuAD 2.0") from error
     return _questions(path, "squad", documents, questions)
 
@@ -85,16 +86,15 @@ def read_hotpotqa(path: Path) -> Questions:
     """
     content = read_json(path, "hotpotqa")
     try:
-        contexts = [
-            [f"{title}\n{''.join(sentences)}" for title, sentences in row["context"]]
-            for row in content
-        ]
+        contexts = [[_paragraph(*paragraph) for paragraph in row["context"]] for row in content]
+        if not all(contexts):
+            raise ValueError("a question has no paragraphs")
         documents = sorted({document for context in contexts for document in context})
         number = {document: index for index, document in enumerate(documents)}
         questions = [
             Question(
-                row["question"],
-                (row["answer"],),
+                text_of(row["question"]),
+                (text_of(row["answer"]),),
                 tuple(dict.fromkeys(number[document] for document in context)),
             )
             for row, context in zip(content, contexts, strict=True)
@@ -102,6 +102,12 @@ def read_hotpotqa(path: Path) -> Questions:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"hotpotqa {str(path)!r} is not in the format of HotpotQA") from error
     return _questions(path, "hotpotqa", documents, questions)
+
+
+def _paragraph(title: Any, sentences: Any) -> str:
+    if not isinstance(sentences, list):
+        raise TypeError(f"{sentences!r} is no list of sentences")
+    return text_of(f"{text_of(title)}\n{''.join(sentences)}")
 
 
 def question_answering(data: Questions) -> Draw:
@@ -142,4 +148,7 @@ def _questions(
 ) -> Questions:
     if not questions:
         raise ValueError(f"{argument} {str(path)!r} holds no question with an answer")
+    for question in questions:
+        if "" in question.answers:  # it occurs in whatever a model says
+            raise ValueError(f"{argument} {str(path)!r} has an empty answer to {question.text!r}")
     return Questions(tuple(documents), tuple(questions))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from lrk.eval.json_file import read_json
+from lrk.eval.json_file import read_json, text_of
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,12 @@ def read_words(path: Path) -> tuple[str, ...]:
     """
     content = read_json(path, "words")
     values = list(content.values()) if isinstance(content, dict) else content
-    if not isinstance(values, list) or not all(isinstance(word, str) for word in values):
+    try:
+        found = tuple(dict.fromkeys(map(text_of, values)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"words {str(path)!r} must be a list of words or an object of them: {error}"
+        ) from error
+    if isinstance(values, str) or not found:
         raise ValueError(f"words {str(path)!r} must be a list of words or an object of them")
-    return tuple(dict.fromkeys(values))
+    return found

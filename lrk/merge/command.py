@@ -1,11 +1,10 @@
 """The `lrk-merge` command."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrk.atomic import SaveError
+from lrk.command import run_command
 from lrk.merge.rules import Linear, Rule, Slerp, TaskArithmetic
 from lrk.merge.stream import merge
 
@@ -13,18 +12,15 @@ from lrk.merge.stream import merge
 def main(argv: Sequence[str] | None = None) -> int:
     """`lrk-merge {linear,slerp,task_arithmetic} MODEL MODEL ... --output_dir FOLDER`.
 
-    Returns 2 after a sentence on bad input, 1 after a sentence on what could not be written.
+    Returns the status of `lrk.command.run_command`.
     """
     arguments = _parser().parse_args(argv)
+    return run_command("lrk-merge", lambda: _merge(arguments), "nothing was written")
+
+
+def _merge(arguments: argparse.Namespace) -> int:
     models, rule = _models_and_rule(arguments)
-    try:
-        print(merge(models, arguments.output_dir, rule, arguments.config_from))
-    except ValueError as error:
-        print(f"lrk-merge: {error}", file=sys.stderr)
-        return 2
-    except SaveError as error:
-        print(f"lrk-merge: {error}", file=sys.stderr)
-        return 1
+    print(merge(models, arguments.output_dir, rule, arguments.config_from))
     return 0
 
 

@@ -7,8 +7,9 @@ from lrk.merge.checkpoint import Checkpoint
 POSITIONS = {"max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta"}
 """Keys in which a model and its extension differ: the user says which to keep."""
 IRRELEVANT = {
-    "_name_or_path",
+    "architectures",  # old files spell it LLaMAForCausalLM; model_type and tensors are compared
     "attention_dropout",
+    "auto_map",
     "bos_token_id",
     "dtype",
     "eos_token_id",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from lrk.field_types import check_types
 from lrk.merge.shard import StoredTensor
 
 
@@ -28,7 +29,10 @@ class Linear:
         weights: one for each model, adding up to 1; None gives all the same.
     """
 
-    weights: Sequence[float] | None = None
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def check(self, num_models: int) -> None:
         _require_models(num_models, at_least=2)
@@ -56,6 +60,9 @@ class Slerp:
 
     t: float = 0.5
 
+    def __post_init__(self) -> None:
+        check_types(self)
+
     def check(self, num_models: int) -> None:
         if num_models != 2:
             raise ValueError(f"there are {num_models} models; slerp merges 2")
@@ -80,7 +87,10 @@ class TaskArithmetic:
         weights: one for each model but the base; None gives 1 to all.
     """
 
-    weights: Sequence[float] | None = None
+    weights: list[float] | None = None
+
+    def __post_init__(self) -> None:
+        check_types(self)
 
     def check(self, num_models: int) -> None:
         _require_models(num_models, at_least=2)

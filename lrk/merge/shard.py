@@ -2,15 +2,15 @@
 
 The library of that name maps whole files into memory, and needs every tensor of a file at once to
 write it. The format is simple: the length of a header in 8 bytes, the header in JSON (dtype, shape
-and place of each tensor), then the bytes of the tensors. So a tensor is read block by block here,
-and a file is written while its tensors are made.
+and place of each tensor), then the bytes of the tensors, one after the other without gaps. So a
+tensor is read block by block here, and a file is written while its tensors are made.
 """
 
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ DTYPES = {
 }
 BLOCK = 2**18
 """Elements that are read at once: 2 MiB in float64."""
+
+# As the library has it: a length that is read from a damaged file may be anything.
+_LONGEST_HEADER = 100_000_000
 
 
 class StoredTensor(NamedTuple):
@@ -57,30 +60,68 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             of floating point with 16, 32 or 64 bits, as in a quantised model.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(length) if 8 + length <= size else b""
-    try:
-        header = json.loads(text)
-        header.pop("__metadata__", None)
-        spans = {name: entry["data_offsets"] for name, entry in header.items()}
-        ends = [end for _, end in spans.values()]
-    except (ValueError, AttributeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is cut off or no safetensors file") from error
-    if 8 + length + max(ends, default=0) != size:
-        raise ValueError(f"{path} has {size} bytes, its header says otherwise: it is cut off")
+    header, start = _header(path, size)
+    entries = {name: _entry(path, name, value) for name, value in header.items()}
     tensors = {}
-    for name in sorted(header, key=lambda name: spans[name]):
-        dtype, shape = header[name]["dtype"], tuple(header[name]["shape"])
+    end = 0
+    for name, (dtype, shape, first, last) in sorted(entries.items(), key=lambda item: item[1][2:]):
         if dtype not in DTYPES:
             raise ValueError(
-                f"{path}: {name} has dtype {dtype}; only {', '.join(DTYPES)} can be merged"
+                f"{path}: {name!r} has dtype {dtype!r}; only {', '.join(DTYPES)} can be merged"
             )
-        first, end = spans[name]
-        tensors[name] = StoredTensor(path, DTYPES[dtype], shape, 8 + length + first)
-        if end - first != tensors[name].numel() * DTYPES[dtype].itemsize:
-            raise ValueError(f"{path}: {name} has {end - first} bytes, not those of its shape")
+        if first != end:
+            raise ValueError(
+                f"{path}: {name!r} begins at byte {first}, and what is before it ends at {end}; "
+                "tensors must neither overlap nor leave gaps"
+            )
+        tensors[name] = StoredTensor(path, DTYPES[dtype], shape, start + first)
+        if last - first != tensors[name].numel() * DTYPES[dtype].itemsize:
+            raise ValueError(f"{path}: {name!r} has {last - first} bytes, not those of its shape")
+        end = last
+    if start + end != size:
+        raise ValueError(f"{path} has {size} bytes, its header says otherwise: it is cut off")
     return tensors
+
+
+def _header(path: Path, size: int) -> tuple[dict[str, Any], int]:
+    """The entries of the tensors, and where in the file their bytes begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 8 + length <= min(size, _LONGEST_HEADER) else b""
+    try:
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_distinct)
+        if not isinstance(header, dict):
+            raise ValueError("its header is no object")
+        notes = header.pop("__metadata__", {})
+        if not isinstance(notes, dict) or not all(isinstance(each, str) for each in notes.values()):
+            raise ValueError("its metadata are no texts by name")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is cut off or no safetensors file: {error}") from error
+    return header, 8 + length
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in its header")
+    for pair in pairs:
+        for text in pair:
+            if isinstance(text, str):
+                text.encode("utf-8")  # half of a surrogate pair, which the library refuses
+    return found
+
+
+def _entry(path: Path, name: str, value: Any) -> tuple[Any, tuple[int, ...], int, int]:
+    """Dtype, shape and span of a tensor."""
+    try:
+        dtype, shape, (first, last) = value["dtype"], value["shape"], value["data_offsets"]
+        numbers = [*shape, first, last]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {name!r} is {value!r}, which describes no tensor") from error
+    # A truth value is an integer for Python.
+    if not all(type(number) is int and number >= 0 for number in numbers) or first > last:
+        raise ValueError(f"{path}: {name!r} is {value!r}, which describes no tensor")
+    return dtype if isinstance(dtype, str) else None, tuple(shape), first, last
 
 
 def write_header(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:

@@ -5,14 +5,19 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lrk.atomic import atomic_folder
-from lrk.merge.checkpoint import INDEX, Checkpoint, read_checkpoint
+from lrk.atomic import atomic_folder, remove_temporaries
+from lrk.lock import locked
+from lrk.merge.checkpoint import Checkpoint, read_checkpoint
 from lrk.merge.compatibility import check_compatible
 from lrk.merge.rules import Rule
 from lrk.merge.shard import StoredTensor, write_blocks, write_header
+from lrk.output_folder import check_output_dir
+from lrk.transformers_4 import make_readable
+from lrk.weight_index import INDEX
 
 COPIED = (
     "added_tokens.json",
@@ -35,7 +40,8 @@ def merge(
     """Merge models of one architecture into a new folder that transformers loads.
 
     The sums are formed in float64, block by block, and rounded once. The folder appears when it is
-    complete. What is not tied in the files stays so, and what is tied stays tied.
+    complete. What is not tied in the files stays so, and what is tied stays tied. One process at a
+    time merges into it.
 
     Args:
         models: folders with `config.json` and safetensors files.
@@ -49,25 +55,35 @@ def merge(
         `output_dir`.
 
     Raises:
-        ValueError: before anything is written, if the models do not fit together.
+        ValueError: before anything is written, if the models do not fit together or another process
+            merges into this folder; later, for a sum that is not finite, and no folder is left.
         SaveError: if something cannot be written; no folder is left then.
     """
     folders, output = [Path(model) for model in models], Path(output_dir)
     rule.check(len(folders))
     if config_from is not None and Path(config_from) not in folders:
         raise ValueError(f"config_from is {config_from}; it must be one of the models")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"output_dir is {output}, which exists; it must be new or empty")
+    _check_new(output)
     checkpoints = [read_checkpoint(folder) for folder in folders]
     check_compatible(checkpoints, chooses_config=config_from is not None)
     kept = checkpoints[0 if config_from is None else folders.index(Path(config_from))]
     _check_room(output, kept)
-    with atomic_folder(output) as folder:
-        _write_weights(folder, checkpoints, kept, rule)
-        for pattern in COPIED:
-            for file in kept.folder.glob(pattern):
-                shutil.copyfile(file, folder / file.name)
+    with locked(output.absolute().parent, output.name):
+        _check_new(output)
+        remove_temporaries(output.absolute().parent, output.name)
+        with atomic_folder(output) as folder:
+            _write_weights(folder, checkpoints, kept, rule)
+            for pattern in COPIED:
+                for file in kept.folder.glob(pattern):
+                    shutil.copyfile(file, folder / file.name)
+            make_readable(folder)
     return output
+
+
+def _check_new(output: Path) -> None:
+    check_output_dir(output)
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"output_dir is {output}, which exists; it must be new or empty")
 
 
 def _check_room(output: Path, kept: Checkpoint) -> None:
@@ -94,7 +110,8 @@ def _write_weights(
                 write_header(file, tensors)
                 for name, tensor in tensors.items():
                     versions = [checkpoint.tensors[name] for checkpoint in checkpoints]
-                    write_blocks(file, _combined(versions, rule), tensor.dtype)
+                    rounded = _rounded(name, _combined(versions, rule), tensor.dtype)
+                    write_blocks(file, rounded, tensor.dtype)
                     progress.update()
     if len(shards) > 1:
         weight_map = {name: tensor.file.name for name, tensor in kept.tensors.items()}
@@ -110,3 +127,14 @@ def _combined(versions: Sequence[StoredTensor], rule: Rule) -> Iterator[Tensor]:
         for block, coefficient in zip(blocks[1:], coefficients[1:], strict=True):
             total.add_(block, alpha=coefficient)
         yield total
+
+
+def _rounded(name: str, blocks: Iterator[Tensor], dtype: torch.dtype) -> Iterator[Tensor]:
+    for block in blocks:
+        rounded = block.to(dtype)
+        if not rounded.isfinite().all():
+            raise ValueError(
+                f"{name} of the merged model has values that are not finite in "
+                f"{str(dtype).removeprefix('torch.')}; nothing was written"
+            )
+        yield rounded

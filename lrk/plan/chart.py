@@ -31,12 +31,10 @@ def draw_comparison(plans: Mapping[str, Plan], file: Path) -> None:
 
 
 def _draw(bars: Mapping[str, Usage], title: str, file: Path) -> None:
-    import matplotlib
+    from lrk.picture import new_figure, save_figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.45 * len(bars)), layout="constrained")
+    figure = new_figure(9, 0.9 + 0.45 * len(bars))
+    axes = figure.add_subplot()
     names = list(bars)
     left = [0.0] * len(bars)
     for part in DEVICE_PARTS:
@@ -50,5 +48,4 @@ def _draw(bars: Mapping[str, Usage], title: str, file: Path) -> None:
     axes.set_xlabel("GiB")
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(file, dpi=150)
-    pyplot.close(figure)
+    save_figure(figure, file, dpi=150)

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from lrk.atomic import write_text
+from lrk.command import run_command
 from lrk.hf.backends import BACKENDS
+from lrk.output_folder import check_output_file
 from lrk.plan.chart import draw_comparison, draw_plan
 from lrk.plan.configs import MODELS, load_config
 from lrk.plan.gpus import GPUS
@@ -20,14 +24,12 @@ from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-plan --model MODEL (--length TOKENS | --fit 80GiB)`; returns 2 after a sentence on bad
-    input."""
-    try:
-        _run(_parse(sys.argv[1:] if argv is None else argv))
-    except ValueError as error:
-        print(f"lrk-plan: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """`lrk-plan --model MODEL (--length TOKENS | --fit 80GiB)`.
+
+    Returns the status of `lrk.command.run_command`.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    return run_command("lrk-plan", lambda: _run(_parse(words)))
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -67,6 +69,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--optimizer_in_backward", action="store_true", help="update, and free gradients, at once")
     add("--offload_optimizer", action="store_true", help="optimizer state and step on the host")
     add("--lora_rank", type=int, default=0, help="0 trains all parameters")
+    add(
+        "--lora_modules_to_save",
+        nargs="+",
+        default=(),
+        help="ends of names of modules that are trained whole beside the adapters",
+    )
     add("--load_in_4bit", action="store_true", help="QLoRA: the linear layers in 4 bits")
     add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
     add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
@@ -75,6 +83,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--plot", type=Path, metavar="FILE", help="write a bar chart as PNG")
     flags = [flag for action in parser._actions for flag in action.option_strings]
     spelt = [_underscored(word, flags) for word in argv]
+    if broken := [word for word in spelt if word == "--" or word.endswith("=--")]:
+        raise ValueError(f"{broken[0]!r} has no value")
     arguments, unknown = parser.parse_known_args(spelt)
     if unknown:
         near = difflib.get_close_matches(unknown[0], flags, 1)
@@ -82,6 +92,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{unknown[0]} is not an argument{hint}")
     if (arguments.length is None) == (arguments.fit is None):
         raise ValueError("give one of --length and --fit")
+    for name in ("tokens", "dollars_per_hour"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name} is {value}; it must be positive")
     return arguments
 
 
@@ -94,7 +108,10 @@ def _underscored(word: str, flags: Sequence[str]) -> str:
     return known.get(flag.replace("_", "-"), flag) + equals + value
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
+    for name in ("json", "plot"):
+        if getattr(arguments, name) is not None:
+            check_output_file(getattr(arguments, name), name)
     config = load_config(arguments.model)
     named = {field.name for field in fields(Settings)} - {"length"}
     chosen = {name: value for name, value in vars(arguments).items() if name in named}
@@ -120,16 +137,17 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
         reports = [each.report(*run) for each in plans.values()]
         content = reports if arguments.compare else reports[0]
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
     if arguments.plot is not None and arguments.compare:
         draw_comparison(plans, arguments.plot)
     elif arguments.plot is not None:
         draw_plan(found, arguments.plot)
+    return 0
 
 
 def _gib(text: str) -> float:
     """`80GiB` or `80`; a decimal `80GB` is 74.5 GiB."""
-    match = re.fullmatch(r"([0-9.]+)\s*(GiB|GB)?", text)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*(GiB|GB)?", text)
     if match is None or float(match[1]) <= 0:
         raise ValueError(f"--fit is {text!r}; it must be a size as in 80GiB")
     return float(match[1]) * (1e9 / GIB if match[2] == "GB" else 1.0)
@@ -173,7 +191,9 @@ def description(
 def _adapters(settings: Settings) -> str:
     if not settings.lora_rank:
         return ""
-    return f"LoRA of rank {settings.lora_rank}{' on 4 bits' if settings.load_in_4bit else ''}, "
+    whole = "".join(f" and {name}" for name in settings.lora_modules_to_save)
+    on = " on 4 bits" if settings.load_in_4bit else ""
+    return f"LoRA of rank {settings.lora_rank}{whole}{on}, "
 
 
 def _place(plan: Plan) -> str:

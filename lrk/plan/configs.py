@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
+from lrk.pretrained import check_config
+
 _FOLDER = resources.files("lrk.plan") / "models"
 
 MODELS = tuple(
@@ -24,7 +26,7 @@ def load_config(model: str) -> PretrainedConfig:
         ValueError: if there is none, or its architecture is not one of transformers'.
     """
     if model in MODELS:
-        text = (_FOLDER / f"{model}.json").read_text(encoding="utf-8")
+        path = _FOLDER / f"{model}.json"
     else:
         path = Path(model).expanduser()
         path = path / "config.json" if path.is_dir() else path
@@ -33,10 +35,12 @@ def load_config(model: str) -> PretrainedConfig:
                 f"model is {model!r}; it must be one of {', '.join(MODELS)}, or the path of a "
                 "config.json"
             )
-        text = path.read_text(encoding="utf-8")
     try:
-        values = json.loads(text)
-        return AutoConfig.for_model(**values)
-    except (TypeError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        config = AutoConfig.for_model(**values)
+    # What transformers raises from a damaged config has no end.
+    except Exception as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"model {model!r} has no usable config: {reason}") from error
+    check_config("model", model, config)
+    return config

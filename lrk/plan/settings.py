@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass, fields
 
+from lrk.field_types import check_types
 from lrk.hf.backends import BACKENDS
 from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.flash_attention import PACKAGES as FLASH_ATTENTIONS
 from lrk.plan.gpus import GPUS
+
+# A score of stock attention for each pair of them still has a size that PyTorch can count.
+LONGEST = 2**30
 
 DTYPES = ("bfloat16", "float16", "float32")
 
@@ -45,6 +49,7 @@ class Settings:
         optimizer_in_backward: whether parameters are updated, and gradients freed, as they come.
         offload_optimizer: whether the optimizer's state and step are the host's.
         lora_rank: 0 trains all parameters.
+        lora_modules_to_save: ends of names of modules that are trained whole beside the adapters.
         load_in_4bit: whether the linear layers under the adapters are in 4 bits (QLoRA).
         clips: whether gradients are clipped by their norm.
         gpu: one of `GPUS`, or `cpu`.
@@ -69,11 +74,13 @@ class Settings:
     optimizer_in_backward: bool = False
     offload_optimizer: bool = False
     lora_rank: int = 0
+    lora_modules_to_save: tuple[str, ...] = ()
     load_in_4bit: bool = False
     clips: bool = True
     gpu: str = "h100"
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, least in (
             ("length", 2),
             ("batch", 1),
@@ -83,6 +90,11 @@ class Settings:
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if self.length * self.batch > LONGEST:
+            raise ValueError(
+                f"length is {self.length} and batch {self.batch}; together they must be at most "
+                f"{LONGEST:,} tokens"
+            )
         for name, allowed in (
             ("implementation", tuple(IMPLEMENTATIONS)),
             ("attention", tuple(BACKENDS)),
@@ -128,6 +140,7 @@ class Settings:
                 "accumulates and clips to be false",
             ),
             ("offload_optimizer", self.optim in TRACED, f"one of the optim {', '.join(TRACED)}"),
+            ("lora_modules_to_save", self.lora_rank > 0, "lora_rank to be positive"),
             ("load_in_4bit", self.lora_rank > 0, "lora_rank to be positive"),
         ):
             if getattr(self, name) != defaults[name] and not is_possible:

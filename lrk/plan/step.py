@@ -124,7 +124,10 @@ def meta_model(
         from peft import LoraConfig, get_peft_model
 
         adapters = LoraConfig(
-            r=settings.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+            r=settings.lora_rank,
+            target_modules="all-linear",
+            modules_to_save=list(settings.lora_modules_to_save) or None,
+            task_type="CAUSAL_LM",
         )
         with torch.device("meta"):
             model = get_peft_model(model, adapters)

@@ -1,9 +1,13 @@
 """Whole analyses of tiny models, against their definition."""
 
+import itertools
 import json
 import runpy
+import shutil
 import sys
-from dataclasses import fields
+from contextlib import nullcontext
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +15,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from lrk import atomic
 from lrk.analysis import AnalysisArguments, analyze, computed
 from lrk.analysis import analysis as module
+from lrk.analysis import folder as module_of_folder
 from lrk.analysis.command import main
 from lrk.data.prepare import Preparation, prepare
 from lrk.eval import longppl
 from lrk.eval.longppl import find_key_tokens
+from lrk.lock import locked
 from lrk.recipe import Samples, load_documents, tokenize
 from lrk.recipe.impactful import read_impactful
+from tests.fuzz.outcome import RIGHT, of_call
 
 OUTPUTS = ("impactful.json", "token_types.csv", "token_types.png")
 
@@ -102,6 +110,80 @@ def test_other_settings_over_an_old_analysis_are_refused(arguments):
     with pytest.raises(ValueError, match=r"other settings \(.*samples was 10 and is 6"):
         analyze(arguments(samples=6))
     assert analyze(arguments(samples=6, overwrite_output_dir=True)).summary["samples"] == 6
+
+
+def test_an_overwriting_that_is_killed_never_leaves_a_table_of_the_old_model(
+    arguments, models, monkeypatch, tmp_path
+):
+    model = AutoModelForCausalLM.from_pretrained(models[1])
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    other = str(tmp_path / "other")
+    shutil.copytree(models[1], other)
+    model.save_pretrained(other)
+    old = analyze(arguments()).folder
+    right = contents(analyze(arguments(extended=other, output_dir=str(tmp_path / "right"))).folder)
+    assert right != contents(old)
+    for stop in range(len(module_of_folder._FILES) + 1):
+        killed = shutil.copytree(old, tmp_path / f"killed-{stop}")
+        calls = itertools.count()
+
+        def remove(path, calls=calls, stop=stop):
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            return atomic.remove(path)
+
+        monkeypatch.setattr(module_of_folder, "remove", remove)
+        again = arguments(extended=other, output_dir=str(killed))
+        with pytest.raises(KeyboardInterrupt) if stop < 8 else nullcontext():
+            analyze(replace(again, overwrite_output_dir=True))
+        outcome = of_call(partial(analyze, again))
+        if outcome.kind == RIGHT:
+            assert contents(killed) == right
+        else:
+            assert "with other settings" in outcome.text
+
+
+def test_what_nobody_can_name_is_refused(arguments):
+    folder = analyze(arguments()).folder
+    (folder / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"holds impactful.json without settings.json, which says"):
+        analyze(arguments())
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"samples": 10}'])
+def test_damaged_settings_are_one_sentence(arguments, damage):
+    folder = analyze(arguments()).folder
+    (folder / "settings.json").write_text(damage)
+    with pytest.raises(
+        ValueError, match=r"settings.json' is damaged.*: choose another folder or over"
+    ):
+        analyze(arguments())
+
+
+def test_two_analyses_in_one_folder(arguments):
+    made = arguments()
+    with (
+        locked(Path(made.output_dir)),
+        pytest.raises(ValueError, match="another process is writing to"),
+    ):
+        analyze(made)
+
+
+@pytest.mark.parametrize("name", ["parts_of_speech", "overwrite_output_dir"])
+def test_text_is_no_truth_value(arguments, name):
+    with pytest.raises(ValueError, match=f"{name} is 'false', of type str; it must be bool"):
+        arguments(**{name: "false"})
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "dangling"])
+def test_an_output_dir_that_can_be_none_is_refused_first(arguments, tmp_path, place, monkeypatch):
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(module, "load_config", lambda *_: pytest.fail("work began"))
+    with pytest.raises(ValueError, match=f"output_dir .*{place}"):
+        analyze(arguments(output_dir=str(tmp_path / place)))
 
 
 def test_other_weights_under_an_old_name_are_refused(arguments, monkeypatch):

@@ -21,6 +21,17 @@ def test_rows_are_there_again_and_a_row_that_was_cut_short_is_not(tmp_path):
     assert again.array().dtype == np.float32
 
 
+def test_a_damaged_row_and_those_after_it_are_missing(tmp_path):
+    rows = Rows(tmp_path / "x", 4, np.int32)
+    for row in np.arange(12).reshape(3, 4):
+        rows.append(row)
+    content = bytearray((tmp_path / "x").read_bytes())
+    content[20 + 5] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    again = Rows(tmp_path / "x", 4, np.int32)
+    assert again.array().tolist() == [[0, 1, 2, 3]]
+
+
 def test_what_cannot_be_written_is_said(tmp_path):
     with pytest.raises(SaveError, match="could not be written"):
         Rows(tmp_path / "absent" / "x", 4, np.int8).append(np.zeros(4, np.int8))

@@ -1,6 +1,8 @@
 """`lrk-eval` as users meet it: results, resuming, and one sentence for each kind of bad input."""
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,11 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from lrk.eval import cells as cells_module
 from lrk.eval import evaluation as evaluation_module
 from lrk.eval.command import main
 from lrk.eval.parser import parse
+from lrk.lock import locked
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +142,79 @@ def test_finished_cells_are_not_repeated_and_others_are_added(config, options, m
 
 
 @pytest.mark.usefixtures("short_answers")
+def test_a_cell_that_was_changed_is_refused_with_its_name(config, options, capsys):
+    chosen = {"tasks": ["passkey"], "lengths": [450]}
+    assert main([config(**chosen)]) == 0
+    file = Path(options["output_dir"]) / "cells" / "passkey-450.json"
+    whole = file.read_text()
+    for damaged in (whole.replace('"score": 0', '"score": 1'), whole[:-40], "[]", "{}", ""):
+        assert damaged != whole
+        file.write_text(damaged)
+        capsys.readouterr()
+        assert main([config(**chosen)]) == 2
+        assert f"lrk-eval: {str(file)!r} is damaged" in capsys.readouterr().err
+    file.unlink()
+    assert main([config(**chosen)]) == 0
+    assert json.loads(file.read_text())["result"] == json.loads(whole)["result"]
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_an_interrupted_evaluation_says_how_to_go_on(config, options, capsys, monkeypatch):
+    answers, calls = evaluation_module.answers, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answers(*arguments)
+
+    monkeypatch.setattr(evaluation_module, "answers", interrupted)
+    chosen = {"tasks": ["passkey"]}
+    assert main([config(**chosen)]) == 130
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "lrk-eval: interrupted; run it again to go on: finished cells are not repeated"
+    cells = Path(options["output_dir"]) / "cells"
+    assert [file.name for file in cells.iterdir()] == ["passkey-450.json"]
+    assert main([config(**chosen)]) == 0
+    assert len(calls) == 5, "of 4 trials the 2 of the first cell were there"
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_another_process_in_the_folder_shows_before_the_weights_are_loaded(
+    config, options, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluation_module, "load_model", lambda _: pytest.fail("weights were read"))
+    with locked(Path(options["output_dir"])):
+        assert main([config()]) == 2
+    assert "another process is writing to" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short_answers")
+@pytest.mark.parametrize("stop", range(9))
+def test_an_overwriting_that_is_killed_mixes_nothing(config, options, monkeypatch, stop, tmp_path):
+    """Each cell says of what it is, so that what is left of the old model is refused."""
+    chosen = {"tasks": ["passkey"], "lengths": [450, 512], "trials": 1}
+    assert main([config(**chosen)]) == 0
+    remove, calls = cells_module.remove, itertools.count()
+
+    def killed(path):
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+        remove(path)
+
+    monkeypatch.setattr(cells_module, "remove", killed)
+    status = main([config(**chosen, seed=1), "--overwrite_output_dir"])
+    files = 6  # two cells, results.json, results.md, config.yaml, a picture
+    assert status == (130 if stop < files else 0)
+    status = main([config(**chosen, seed=1)])
+    if status == 0:
+        cells = (Path(options["output_dir"]) / "cells").glob("*.json")
+        assert {json.loads(file.read_text())["settings"]["seed"] for file in cells} == {1}
+    else:
+        assert status == 2
+
+
+@pytest.mark.usefixtures("short_answers")
 def test_batches_change_nothing(config, options, tmp_path):
     found = []
     for batch_size in (1, 3):
@@ -186,6 +263,17 @@ def test_other_weights_under_the_same_name_are_an_error(config, model_folder, tm
     capsys.readouterr()
     assert main([config(**start)]) == 2
     assert "weights was" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("task", ["passkey", "perplexity"])
+def test_weights_that_are_nan_are_refused(config, model_folder, tmp_path, task, capsys):
+    folder = shutil.copytree(model_folder, tmp_path / "nan")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.model.norm.weight.data[3] = torch.nan
+    model.save_pretrained(folder)
+    chosen = {"tasks": [task], "data": [str(tmp_path / "long.txt")], "lengths": [300]}
+    assert main([config(model=str(folder), **chosen)]) == 2
+    assert "nan' has logits that are NaN" in capsys.readouterr().err
 
 
 def test_losses(config, options, tmp_path, capsys):
@@ -241,6 +329,7 @@ def other_folders(tmp_path, tokenizer) -> Path:
             config = GPT2Config(vocab_size=640, n_positions=positions)
             config.save_pretrained(tmp_path / name)
             tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "dangling").symlink_to("/nowhere")
     return tmp_path
 
 
@@ -294,7 +383,10 @@ def other_folders(tmp_path, tokenizer) -> Path:
         ({"model": "{}/gpt2"}, "lengths has 512, but model"),
         ({"tokenizer": "{}/nowhere"}, "tokenizer '"),
         ({"chat_template": True}, "chat_template is true, but the tokenizer has no"),
-        ({"output_dir": "{}/long.txt"}, "long.txt' is a file"),
+        ({"output_dir": "{}/long.txt"}, "long.txt' is a file; it must be a folder"),
+        ({"output_dir": "{}/long.txt/below"}, "long.txt', which is a file; it must be a folder"),
+        ({"output_dir": "{}/dangling"}, "dangling' is a link to '/nowhere', which is not there"),
+        ({"output_dir": "/proc/results"}, "output_dir '/proc/results' cannot be written to"),
     ],
     ids=str,
 )

@@ -15,6 +15,7 @@ from lrk.eval import decoding
 from lrk.eval import evaluation as evaluation_module
 from lrk.eval.command import main
 from lrk.eval.losses import loss_by_position, token_losses
+from lrk.sealed import read_sealed, write_sealed
 
 METHOD = "self_extend(window=32, group=8)"
 
@@ -103,9 +104,9 @@ def test_results_of_before_there_was_decoding_are_those_without(config, tmp_path
     plain = config(decoding=None)
     assert main([plain]) == 0
     (file,) = (tmp_path / "results" / "cells").glob("*.json")
-    cell = json.loads(file.read_text())
+    cell = read_sealed(file)
     del cell["settings"]["decoding"]
-    file.write_text(json.dumps(cell))
+    write_sealed(file, cell)
     assert main([plain]) == 0
     assert "decoding" not in json.loads(file.read_text())["settings"]
 

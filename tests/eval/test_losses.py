@@ -170,3 +170,17 @@ def test_a_token_that_only_the_long_context_tells_is_key(model, tokens, monkeypa
     key = find_key_tokens(model, ids, short_context=3, short_stride=1)
     # Token 7 at index 7 was last seen 7 before, at index 9 only 2 before; token 1 at 11 was at 1.
     assert key.nonzero().flatten().tolist() == [7, 11]
+
+
+def test_losses_that_are_not_finite_are_refused_and_not_left_out_of_a_mean(model):
+    """An overflow in the middle of a text: the tokens around it have losses all the same."""
+    forward = model.base_model.forward
+
+    def overflowing(tokens, **options):
+        states = forward(tokens, **options)[0]
+        states[0, 20] = torch.nan
+        return (states,)
+
+    model.base_model.forward = overflowing
+    with pytest.raises(ValueError, match="not finite at 1 of 40 tokens, first at position 21"):
+        token_losses(model, torch.arange(40))

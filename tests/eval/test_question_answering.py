@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 
@@ -85,3 +86,60 @@ def test_another_format_is_refused(write, read, tmp_path):
     (tmp_path / "data.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         read(tmp_path / "data.json")
+
+
+def changed(content, path, value):
+    copied = copy.deepcopy(content)
+    *parents, last = path
+    place = copied
+    for step in parents:
+        place = place[step]
+    place[last] = value
+    return copied
+
+
+SQUAD_QUESTION = ("data", 0, "paragraphs", 0, "qas", 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("data",), None),
+        (("data", 0, "paragraphs", 0, "context"), 3),
+        ((*SQUAD_QUESTION, "question"), ["Which?"]),
+        ((*SQUAD_QUESTION, "question"), "half \ud800 a pair"),
+        ((*SQUAD_QUESTION, "answers"), "this"),
+        ((*SQUAD_QUESTION, "answers", 0, "text"), 7),
+    ],
+)
+def test_squad_with_a_value_of_another_type(tmp_path, path, value):
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(changed(SQUAD, path, value)))
+    with pytest.raises(ValueError, match=r"squad '.*squad.json' is not in the format of SQuAD"):
+        read_squad(file)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((0, "question"), None),
+        ((0, "answer"), 1815),
+        ((0, "context"), ["ab", "cd"]),
+        ((0, "context", 0, 1), "One."),
+        ((0, "context", 0, 0), 7),
+        ((0, "context", 0, 1), [None]),
+        ((0, "context"), []),
+    ],
+)
+def test_hotpotqa_with_a_value_of_another_type(tmp_path, path, value):
+    file = tmp_path / "hotpot.json"
+    file.write_text(json.dumps(changed(HOTPOT, path, value)))
+    with pytest.raises(ValueError, match=r"hotpotqa '.*hotpot.json' is not in the format of Hot"):
+        read_hotpotqa(file)
+
+
+def test_an_empty_answer_is_refused_since_every_text_holds_it(tmp_path):
+    file = tmp_path / "squad.json"
+    file.write_text(json.dumps(changed(SQUAD, (*SQUAD_QUESTION, "answers", 0, "text"), "")))
+    with pytest.raises(ValueError, match=r"squad.json' has an empty answer to 'Which is 0.0.'"):
+        read_squad(file)

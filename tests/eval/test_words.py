@@ -43,6 +43,25 @@ def test_other_files_are_refused(tmp_path):
             read(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '"pear"', '{"1": null}', '["\\ud800"]', "3"])
+def test_what_holds_no_words(tmp_path, content):
+    (tmp_path / "w.json").write_text(content)
+    with pytest.raises(ValueError, match=r"words '.*w.json' must be a list of words or an object"):
+        read_words(tmp_path / "w.json")
+
+
+def test_texts_that_are_no_unicode_are_refused_by_name(tmp_path):
+    (tmp_path / "essay.txt").write_bytes(b"caf\xe9 au lait")
+    with pytest.raises(ValueError, match=r"haystack '.*essay.txt' is no text in UTF-8"):
+        read_essay(tmp_path / "essay.txt")
+    (tmp_path / "essay.json").write_text('{"text": "half \\ud800 a pair"}')
+    with pytest.raises(ValueError, match=r"haystack '.*essay.json' is no text in UTF-8"):
+        read_essay(tmp_path / "essay.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"haystack '.*deep.json' is not JSON"):
+        read_essay(tmp_path / "deep.json")
+
+
 def test_essays_of_both_formats(tmp_path):
     (tmp_path / "essay.json").write_text('{"text": "One\\n two. Three!"}')
     (tmp_path / "essay.txt").write_text("One\n two. Three!")

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from lrk.plan import MODELS, load_config
 from lrk.plan.command import main
+from lrk.plan.settings import Settings
 
 QUICK = ["--length", "48", "--optim", "sgd"]
 
@@ -62,6 +63,9 @@ def test_anothers_attention_is_named(path, capsys):
         (["--model", "llama-3-8b", "--fit", "eighty"], "--fit is 'eighty'"),
         (["--model", "llama-3-8b", "--lenght", "9"], "did you mean --length"),
         (["--model", "llama-3-8b", "--length", "1"], "length is 1"),
+        (["--model", "llama-3-8b", *QUICK, "--json", "/proc/plan.json"], "cannot be written to"),
+        (["--model", "llama-3-8b", *QUICK, "--plot", "/no/where.png"], "lies in no folder that is"),
+        (["--model", "llama-3-8b", *QUICK, "--json", "/"], "json '/' is a folder; it must be a"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, message, capsys):
@@ -69,6 +73,34 @@ def test_bad_input_is_one_sentence(arguments, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_attention_heads": 0},
+        {"hidden_size": "many"},
+        {"rope_parameters": [1]},
+        {"model_type": None},
+        {"vocab_size": -1},
+    ],
+    ids=str,
+)
+def test_a_damaged_config_is_one_sentence(path, values, capsys):
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(content | values))
+    assert main(["--model", str(path), *QUICK]) == 2
+    error = capsys.readouterr().err
+    assert f"model {str(path)!r} has " in error
+    assert error.splitlines()[-1].startswith("lrk-plan: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("clips", "false"), ("batch", "2"), ("batch", True), ("length", 64.5)]
+)
+def test_settings_of_another_type(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is .*; it must be (bool|int)$"):
+        Settings(**{"length": 64, name: value})
 
 
 @pytest.mark.parametrize(

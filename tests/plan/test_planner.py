@@ -25,6 +25,7 @@ from lrk.plan.step import trace
 
 SETTINGS = Settings(length=48)
 DEEP = 5
+WHOLE = ("embed_tokens", "norm")
 IN_BACKWARD = {"optimizer_in_backward": True, "accumulates": False, "clips": False}
 
 
@@ -45,6 +46,10 @@ def parameters_of(config):
         ),
         pytest.param({"implementation": STOCK, "optim": "adamw_torch"}, id="stock"),
         pytest.param({"lora_rank": 2, "optim": "adafactor"}, id="LoRA"),
+        pytest.param(
+            {"lora_rank": 2, "lora_modules_to_save": WHOLE, "optim": "adamw_torch_fused"},
+            id="LoRA with embeddings and norms",
+        ),
         pytest.param(
             {
                 "keep_attention": True,
@@ -140,6 +145,18 @@ def test_what_settings_change(config):
     assert changed(accumulates=False).phases["forward"].parts[GRADIENTS] == 0
     adapters = changed(lora_rank=2)
     assert adapters.peak.parts[GRADIENTS] < usual.peak.parts[GRADIENTS] / 4
+
+
+def test_modules_that_are_trained_whole_are_there_twice(config):
+    settings = dataclasses.replace(SETTINGS, lora_rank=2)
+    alone = plan("tiny", config, settings)
+    whole = plan("tiny", config, dataclasses.replace(settings, lora_modules_to_save=WHOLE))
+    parameters = config.vocab_size * config.hidden_size
+    parameters += (2 * config.num_hidden_layers + 1) * config.hidden_size
+    extra = whole.peak.parts[WEIGHTS] - alone.peak.parts[WEIGHTS]
+    size = getattr(torch, settings.dtype).itemsize
+    rounding = 512 * (2 * config.num_hidden_layers + 2)  # one tensor each, of 512-byte blocks
+    assert parameters * size <= extra <= parameters * size + rounding
 
 
 def test_flops_of_a_step(config):
@@ -327,6 +344,10 @@ def test_report_has_the_pinned_keys(config):
         ),
         ({"optimizer_in_backward": True}, "it needs accumulates and clips to be false"),
         ({"offload_optimizer": True}, "it needs one of the optim adamw_torch_fused"),
+        (
+            {"lora_modules_to_save": ("norm",)},
+            r"lora_modules_to_save is \('norm',\); it needs lora_rank to be positive",
+        ),
         ({"load_in_4bit": True}, "load_in_4bit is True; it needs lora_rank to be positive"),
     ],
 )

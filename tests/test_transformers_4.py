@@ -1,0 +1,79 @@
+"""What a saved model tells transformers 4, and that transformers 5 reads the same with it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from lrk.transformers_4 import make_readable
+from studies.tiny import prose, train_tokenizer
+
+LLAMA_3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def content(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("rope_type", "scaling"), [("default", {}), ("linear", {"factor": 4.0}), ("llama3", LLAMA_3)]
+)
+def test_the_rope_has_its_old_names_and_transformers_5_reads_the_same(tmp_path, rope_type, scaling):
+    parameters = {"rope_type": rope_type, "rope_theta": 1_015_580.0, **scaling}
+    LlamaConfig(rope_parameters=dict(parameters)).save_pretrained(tmp_path)
+    before = AutoConfig.from_pretrained(tmp_path).to_dict()
+    make_readable(tmp_path)
+    config = content(tmp_path / "config.json")
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 1_015_580.0
+    wanted = {"rope_type": rope_type, **scaling} if scaling else None
+    assert config.get("rope_scaling") == wanted
+    assert AutoConfig.from_pretrained(tmp_path).to_dict() == before
+
+
+def test_transformers_5_computes_the_same(tmp_path):
+    torch.manual_seed(0)
+    parameters = {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA_3}
+    shape = {"vocab_size": 48, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2}
+    config = LlamaConfig(**shape, num_attention_heads=4, rope_parameters=parameters)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    tokens = torch.arange(200)[None] % 48
+    before = LlamaForCausalLM.from_pretrained(tmp_path)(tokens).logits
+    make_readable(tmp_path)
+    assert torch.equal(LlamaForCausalLM.from_pretrained(tmp_path)(tokens).logits, before)
+
+
+def test_parameters_of_each_layer_type_are_left(tmp_path):
+    rope = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
+    config = {"model_type": "gemma3_text", "rope_parameters": rope}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    make_readable(tmp_path)
+    assert content(tmp_path / "config.json") == config
+
+
+def test_the_tokenizer_has_a_class_and_names_that_both_know(tmp_path):
+    tokenizer = train_tokenizer([prose(50, 0)], 300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<x>"]})
+    tokenizer.save_pretrained(tmp_path)
+    make_readable(tmp_path)
+    saved = content(tmp_path / "tokenizer_config.json")
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert saved["additional_special_tokens"] == ["<x>"]
+    # transformers 4 takes it for a mapping.
+    assert not isinstance(saved.get("extra_special_tokens"), list)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded) is type(tokenizer)
+    assert loaded.all_special_tokens == tokenizer.all_special_tokens
+    text = "The pass was <x> closed.<end>"
+    assert loaded(text).input_ids == tokenizer(text).input_ids
+
+
+def test_a_folder_without_them_is_left(tmp_path):
+    make_readable(tmp_path)
+    assert not list(tmp_path.iterdir())
