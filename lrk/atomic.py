@@ -16,10 +16,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-PREFIX = ".partial-"
+from lrk.weight_index import INDEX
 
-# Without an index the shards of a model are not loaded, so a mixture of two models never is.
-_INDEX = "model.safetensors.index.json"
+PREFIX = ".partial-"
 
 
 class SaveError(OSError):
@@ -82,7 +81,7 @@ def files_moved_into(folder: Path) -> Iterator[Path]:
 
     They are moved one by one, the index of a model last. A model in one file (transformers splits
     at 50 GB) is the old or the new one at any moment. One in several files has no index in between,
-    so that a mixture cannot be loaded.
+    without which its files are not loaded, so a mixture of two models never is.
 
     Raises:
         SaveError: as `atomic_file`.
@@ -94,8 +93,8 @@ def files_moved_into(folder: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             _to_disk(file)
-        (folder / _INDEX).unlink(missing_ok=True)
-        for file in sorted(temporary.iterdir(), key=lambda file: (file.name == _INDEX, file)):
+        (folder / INDEX).unlink(missing_ok=True)
+        for file in sorted(temporary.iterdir(), key=lambda file: (file.name == INDEX, file)):
             os.replace(file, folder / file.name)
         _to_disk(folder)
         temporary.rmdir()

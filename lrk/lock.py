@@ -1,5 +1,6 @@
 """One process at a time in a folder that is written to."""
 
+import errno
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 PREFIX = ".lock"
+
+# What file systems without locks say (NFS without its lock manager, some FUSE).
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +32,12 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise ValueError(
-            f"another process is writing to {str(folder)!r}: wait for its end, or choose another "
-            "folder"
+            f"another process is writing to {str(folder)!r}{part and f' ({part})'}: wait for its "
+            "end, or choose another folder"
         ) from error
-    except NotImplementedError:
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
         logger.warning(
             "the file system of %s has no locks: take care that no two processes write there",
             folder,

@@ -102,10 +102,10 @@ class Study:
             wait(process, (run / "config.yaml").exists)
             time.sleep(self.random.uniform(0, finished - ready))
         else:
-            name = ".partial-model"
+            name = ".partial-*-model"
             if moment == "saving":
                 name = f".partial-checkpoint-{3 * self.random.randint(1, STEPS // 3)}"
-            wait(process, (run / name).exists)
+            wait(process, lambda: any(run.glob(name)))
             time.sleep(self.random.uniform(0, 0.02))
         process.kill()
         process.join()
@@ -187,7 +187,7 @@ def wait(process: Any, condition: Callable[[], bool]) -> None:
 
 def _listing(run: Path) -> str:
     names = [path.name for path in run.glob("*") if "checkpoint" in path.name]
-    names += [".partial-model"] if (run / ".partial-model").exists() else []
+    names += [".partial-model"] if any(run.glob(".partial-*-model")) else []
     short = sorted(name.replace("checkpoint-", "") for name in names)
     return ", ".join(short) or ("no checkpoint" if run.exists() else "nothing")
 

@@ -174,8 +174,7 @@ class StagedStudy:
 
 def _has_begun(run: Path, stage: str) -> Callable[[], bool]:
     """Whether the folder of a stage, or the temporary of it, is there."""
-    places = (run / stage, run / f".partial-{stage}")
-    return lambda: any(place.exists() for place in places)
+    return lambda: (run / stage).exists() or any(run.glob(f".partial-*-{stage}"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Two processes and one folder."""
 
+import errno
 import multiprocessing
 import signal
 
@@ -38,9 +39,18 @@ def test_a_folder_is_one_process_s_until_it_ends(tmp_path, holder):
         pass
 
 
-def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("FileSystem does not appear to support flock"),
+        OSError(errno.ENOLCK, "No locks available"),
+    ],
+)
+def test_a_folder_that_cannot_be_locked_is_used_with_a_warning(
+    tmp_path, monkeypatch, caplog, error
+):
     def acquire(self, timeout):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+        raise error
 
     monkeypatch.setattr("lrk.lock.FileLock.acquire", acquire)
     with locked(tmp_path / "new"):

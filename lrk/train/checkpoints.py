@@ -4,20 +4,19 @@ transformers writes into `checkpoint-N` file by file; killed in between, it leav
 later picks to resume from and fails on. Here the folder is written under another name and renamed.
 """
 
-import json
 import re
-import zipfile
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from lrk.atomic import PREFIX, atomic_folder, remove
+from lrk.train.manifest import fault, run_of, write_manifest
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -33,26 +32,13 @@ def checkpoints(run: Path) -> dict[int, Path]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint cannot be resumed from, or None. Reads the ends of files, not the files."""
+    """Why a checkpoint cannot be resumed from, or None. Reads all of it."""
     if not checkpoint.is_dir():
         return "there is no such folder"
-    state = checkpoint / TRAINER_STATE_NAME
-    try:
-        json.loads(state.read_text(encoding="utf-8"))["global_step"]
-    except FileNotFoundError:
-        return f"it has no {TRAINER_STATE_NAME}"
-    except (ValueError, KeyError, TypeError):
-        return f"its {TRAINER_STATE_NAME} is damaged"
-    weights = [*checkpoint.rglob("*.safetensors"), *checkpoint.rglob("*.distcp")]
-    if not weights and not list(checkpoint.rglob("*.bin")):
-        return "it has no weights"
-    for file in weights:
-        if file.suffix == ".safetensors" and not _is_safetensors(file):
-            return f"its {file.name} is cut short"
-    for file in [*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]:
-        if not zipfile.is_zipfile(file):
-            return f"its {file.name} is cut short"
-    return None
+    found = fault(checkpoint)
+    if found is None and run_of(checkpoint).get("save_only_model"):
+        return "it holds the model alone (save_only_model), no state of the optimizer"
+    return found
 
 
 def rotate(run: Path, limit: int | None, keep: set[Path]) -> None:
@@ -66,9 +52,14 @@ def rotate(run: Path, limit: int | None, keep: set[Path]) -> None:
 
 
 class WholeCheckpoints(Trainer):
-    """`transformers.Trainer` whose checkpoints appear when they are complete."""
+    """`transformers.Trainer` whose checkpoints appear when they are complete.
+
+    Attributes:
+        identity: what identifies the run, noted in each checkpoint.
+    """
 
     _staging: Path | None = None
+    identity: Mapping[str, Any] = {}
 
     def save_state_to(self, folder: Path, trial: Any = None) -> None:
         """Write weights, optimizer, scheduler, random states and step as a checkpoint `folder`.
@@ -95,6 +86,8 @@ class WholeCheckpoints(Trainer):
                 for file in written.iterdir():
                     file.rename(written.parent / file.name)
                 written.rmdir()
+                only = {"save_only_model": self.args.save_only_model}
+                write_manifest(staging, {**self.identity, **only})
         self.accelerator.wait_for_everyone()
 
     def _name_best_checkpoint(self, written: Path, folder: Path) -> None:
@@ -135,11 +128,3 @@ class WholeCheckpoints(Trainer):
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             return super().evaluate(*args, **kwargs)
-
-
-def _is_safetensors(file: Path) -> bool:
-    try:
-        with safe_open(file, framework="pt"):
-            return True
-    except (OSError, SafetensorError):
-        return False

@@ -1,63 +1,54 @@
 """The `lrk-train` command."""
 
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from accelerate import PartialState
 
-from lrk.atomic import SaveError
+from lrk.command import run_command
 from lrk.train.dry_run import dry_run
-from lrk.train.finite import NotFiniteError
 from lrk.train.parser import parse
-from lrk.train.session import run, set_up
-from lrk.train.staged_run import StageError, dry_run_stages, run_stages
+from lrk.train.session import train
+from lrk.train.staged_run import dry_run_stages, run_stages
 from lrk.train.stages import StagedRun, parse_stages
+
+_GO_ON = "the same command with --resume_from_checkpoint auto goes on from the last checkpoint"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`lrk-train CONFIG.yaml [--KEY VALUE ...]`.
 
-    Returns 2 after a sentence on bad input, 1 after a sentence on a run that cannot go on.
+    Returns 2 after a sentence on bad input, 1 after a sentence on a run that cannot go on, 128 and
+    the number of the signal after an interruption.
     """
     words = sys.argv[1:] if argv is None else argv
-    try:
-        staged = parse_stages(words)
-        start = _one_run(words) if staged is None else _all_stages(staged)
-    except ValueError as error:
-        return _ended(2, error)
-    try:
-        start()
-    except StageError as error:
-        return _ended(2, error)
-    except (SaveError, NotFiniteError) as error:
-        return _ended(1, error)
+    return run_command("lrk-train", lambda: _run(words), _GO_ON)
+
+
+def _run(words: Sequence[str]) -> int:
+    staged = parse_stages(words)
+    if staged is None:
+        _run_once(words)
+    else:
+        _run_stages(staged)
     return 0
 
 
-def _one_run(words: Sequence[str]) -> Callable[[], object]:
-    """Everything up to the first step, and what is left to do."""
+def _run_once(words: Sequence[str]) -> None:
     arguments = parse(words)
     if arguments.dry_run:
-        return partial(print, dry_run(arguments))
-    return partial(run, set_up(arguments))
-
-
-def _all_stages(staged: StagedRun) -> Callable[[], object]:
-    if staged.dry_run:
-        return partial(print, dry_run_stages(staged))
-    return partial(_run_stages, staged)
+        print(dry_run(arguments))
+    else:
+        train(arguments)
 
 
 def _run_stages(staged: StagedRun) -> None:
+    if staged.dry_run:
+        print(dry_run_stages(staged))
+        return
     table = run_stages(staged)
     if PartialState().is_main_process:
         print(table, end="")
-
-
-def _ended(status: int, error: Exception) -> int:
-    print(f"lrk-train: {error}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a run would do: its arguments, its tokens, one sample with its positions, its memory."""
 
-import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -17,9 +16,15 @@ from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.placement import PlacedSample
 from lrk.train import run_folder
 from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
+from lrk.train.arguments.evaluation import evenly_spaced
+from lrk.train.disk_space import check_disk_space
 from lrk.train.longce import short_contexts
+from lrk.train.lora import check_adapters
+from lrk.train.new_distances import check_new_distances
+from lrk.train.preflight import check_late_parts
 from lrk.train.pretrained import check_attention_fits, load_config, load_tokenizer, stored_dtype
 from lrk.train.session import load_samples
+from lrk.train.steps import samples_a_step, steps_of
 from lrk.train.trainer import training_placement
 
 # A plan without optimizer state.
@@ -42,14 +47,24 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     run_folder.check(arguments)
     config = load_config(read_from or arguments)
     check_attention_fits(arguments, config)
+    check_adapters(config, arguments)
+    check_late_parts(arguments, config)
     tokenizer = load_tokenizer(read_from or arguments, config)
-    samples, _ = load_samples(arguments, tokenizer)
+    samples, evaluation = load_samples(arguments, tokenizer)
+    disk = check_disk_space(arguments, config, steps_of(arguments, samples))
     placement = training_placement(arguments, tokenizer)
+    start, of_config = arguments.model_name_or_path, (read_from or arguments).model_name_or_path
+    # A model that a stage before it makes has the window that it is trained for.
+    window = config.max_position_embeddings if start == of_config else arguments.target_length
+    found = check_new_distances(samples, placement, arguments.target_length, window)
     surveyed = [placement.placed(sample) for sample in _surveyed(samples)]
     return "\n".join(
         [
             arguments.to_yaml(),
             *_token_plan(arguments, samples, surveyed, placement.target_length),
+            *_evaluated(arguments, evaluation),
+            f"  new distances    {found or 'none to train: the model has this window already'}",
+            f"  disk             {disk}",
             "",
             *_one_sample(surveyed, tokenizer),
             "",
@@ -72,22 +87,16 @@ def _token_plan(
     window: int,
 ) -> Iterator[str]:
     length = arguments.train_length
-    batch = (
-        arguments.per_device_train_batch_size
-        * arguments.gradient_accumulation_steps
-        * arguments.world_size
-    )
+    batch, steps = samples_a_step(arguments), steps_of(arguments, samples)
     lasts = [int(sample["position_ids"][-1]) for sample in surveyed]
     skipping = [last for last in lasts if last >= length]
     yield "Token plan"
     if isinstance(samples, SampleStream):
-        steps = arguments.max_steps
         packed = sum(len(sample["segment_lengths"]) > 1 for sample in surveyed)
         yield f"  samples          of {length:,} tokens; a stream does not say how many"
         yield f"  packed           {packed:,} of the first {len(surveyed):,}"
         yield f"  shuffled         among {samples.shuffle_buffer:,} samples"
     else:
-        steps = _steps(arguments, len(samples), batch)
         left_over = samples.num_unused_tokens
         yield f"  samples          {len(samples):,} of {length:,} tokens"
         yield f"  packed           {samples.num_packed:,} hold more than one document"
@@ -137,10 +146,11 @@ def _selected(samples: Samples, count: int) -> Iterator[str]:
     )
 
 
-def _steps(arguments: LrkTrainingArguments, samples: int, batch: int) -> int:
-    if arguments.max_steps > 0:
-        return arguments.max_steps
-    return math.ceil(arguments.num_train_epochs * math.ceil(samples / batch))
+def _evaluated(arguments: LrkTrainingArguments, evaluation: Samples | None) -> Iterator[str]:
+    if evaluation is not None:
+        chosen = evenly_spaced(len(evaluation), arguments.eval_samples)
+        lengths = ", ".join(f"{length:,}" for length in arguments.eval_lengths or [])
+        yield f"  evaluation       {len(chosen):,} of {len(evaluation):,} samples, at {lengths}"
 
 
 def _one_sample(
@@ -226,6 +236,7 @@ def plan_settings(
         accumulates=arguments.gradient_accumulation_steps > 1,
         optim=optim if optim in OPTIMIZERS else STATELESS,
         lora_rank=arguments.lora_rank,
+        lora_modules_to_save=tuple(arguments.lora_modules_to_save),
         load_in_4bit=arguments.load_in_4bit,
         clips=arguments.max_grad_norm > 0,
         gpu="cpu" if arguments.use_cpu else "h100",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from peft import (
     LoraConfig,
     PeftModel,
@@ -9,24 +10,60 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from transformers import PreTrainedModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from lrk.train.arguments import LrkTrainingArguments
+
+
+def check_adapters(config: PretrainedConfig, arguments: LrkTrainingArguments) -> None:
+    """Raise `ValueError` if `add_lora` would. Loads no weights."""
+    if arguments.lora_rank:
+        with torch.device("meta"):
+            add_lora(AutoModelForCausalLM.from_config(config), arguments)
 
 
 def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftModel:
     """Freeze the model and put trainable adapters of rank `lora_rank` on `lora_targets`.
 
-    The adapters are float32 also where the model is bfloat16 or of 4 bits.
+    The adapters are float32 also where the model is bfloat16 or of 4 bits. Modules of
+    `lora_modules_to_save` are trained whole, in the dtype of the model; embeddings that are tied to
+    the head are so no longer. (Trained embeddings and norms are what LongLoRA, 2309.12307, 3.3,
+    found adapters to need for long context.)
+
+    Raises:
+        ValueError: for a name that the model has not, and for adapters that cannot be merged.
     """
+    for wanted in arguments.lora_modules_to_save:
+        if not any(name.endswith(wanted) for name, _ in model.named_modules()):
+            raise ValueError(
+                f"lora_modules_to_save has {wanted!r}, with which no name of a module ends; "
+                "embeddings, norms and head are embed_tokens, norm and lm_head"
+            )
     config = LoraConfig(
         r=arguments.lora_rank,
         lora_alpha=arguments.lora_alpha,
         lora_dropout=arguments.lora_dropout,
         target_modules=_targets(arguments.lora_targets),
+        modules_to_save=arguments.lora_modules_to_save or None,
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    is_tied = model.config.tie_word_embeddings
+    adapted = get_peft_model(model, config)
+    if is_tied:
+        _check_tied(model, arguments)
+    return adapted
+
+
+def _check_tied(model: PreTrainedModel, arguments: LrkTrainingArguments) -> None:
+    """Merged into a weight that is tied, an adapter would change both of its uses."""
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        if isinstance(module, BaseTunerLayer):
+            raise ValueError(
+                f"lora_targets {arguments.lora_targets!r} include embeddings that are tied to the "
+                "head: their adapter could not be merged into one without the other; name "
+                "embed_tokens or lm_head in lora_modules_to_save instead, which unties them"
+            )
 
 
 def _targets(targets: str | list[str]) -> str | list[str]:

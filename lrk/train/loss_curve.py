@@ -3,10 +3,7 @@
 import re
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from lrk.atomic import atomic_file
+from lrk.picture import new_figure, save_figure
 from lrk.train.telemetry import read_metrics
 
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
@@ -21,8 +18,7 @@ def draw_loss_curve(metrics: Path, picture: Path) -> None:
             if match or name == "loss":
                 label = f"evaluation at {int(match[1]):,}" if match else "training"
                 curves.setdefault(label, []).append((row["step"], value))
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     axes = figure.add_subplot()
     for label, points in curves.items():
         marker = "" if label == "training" and len(points) > 1 else "o"
@@ -30,5 +26,4 @@ def draw_loss_curve(metrics: Path, picture: Path) -> None:
     axes.set(xlabel="step", ylabel="loss in nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_file(picture) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    save_figure(figure, picture)

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 
 from lrk.merge.rules import Rule
 from lrk.train.arguments import PLAIN, LrkTrainingArguments
+from lrk.train.new_distances import NewDistances
 
 MARK = "<!-- written by lrk-train; without this line lrk-train leaves the file alone -->"
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
@@ -22,6 +23,7 @@ def model_card(
     config: PretrainedConfig,
     history: Rows,
     base_model: str | None,
+    new_distances: NewDistances | None = None,
 ) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
@@ -30,12 +32,13 @@ def model_card(
         config: of the trained model.
         history: what was logged, rows with a `step`.
         base_model: folder or hub name of what the run extends; in a stage that of the first one.
+        new_distances: what the run trained beyond the window that it began with.
     """
     lines = [
         *_metadata(arguments.position_method, base_model),
         MARK,
         "",
-        *_how(arguments, config, history, base_model),
+        *_how(arguments, config, history, base_model, new_distances),
         "",
         *_measured(arguments, history),
         "",
@@ -105,6 +108,7 @@ def _how(
     config: PretrainedConfig,
     history: Rows,
     base_model: str | None,
+    new_distances: NewDistances | None,
 ) -> Iterator[str]:
     base = base_model or "a model that the caller had at hand"
     start = arguments.model_name_or_path
@@ -131,6 +135,8 @@ def _how(
     if arguments.token_loss != PLAIN:
         yield f"| tokens weighed in training by | {arguments.token_loss} |"
     yield f"| samples in ordinary positions | {arguments.contiguous_share:.0%} |"
+    if new_distances is not None:
+        yield f"| beyond the window before | {new_distances} |"
     yield f"| real tokens of a sample | {arguments.train_length:,} |"
     yield f"| samples a step | {batch:,} |"
     yield f"| steps | {steps:,} |"

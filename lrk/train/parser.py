@@ -11,7 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
@@ -19,6 +18,7 @@ from lrk.hf.backends import BACKENDS
 from lrk.train.arguments import ATTENTION, KERNELS, LrkTrainingArguments
 from lrk.train.nearest import did_you_mean
 from lrk.train.presets import preset, preset_names
+from lrk.train.yaml_text import read_mapping, read_text
 
 STAGES = "stages"
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
@@ -70,7 +70,7 @@ def read_configuration(argv: Sequence[str]) -> Configuration:
     paths, options = split_file(argv)
     if not paths and options and options[0][:1] not in ("-", ""):
         paths = [preset(options.pop(0))]
-    content = {key: value for path in paths for key, value in read_yaml(path).items()}
+    content = {key: value for path in paths for key, value in read_mapping(path).items()}
     return Configuration(content, "".join(map(str, paths)), options)
 
 
@@ -194,7 +194,12 @@ def _may_be_mapping(hint: Any) -> bool:
 
 def _mapping(text: str) -> dict[str, Any] | str:
     """`{min_lr: 1e-6}` as a mapping; anything else is the path of a file, for transformers."""
-    return _typed(yaml.load(text, Loader=yaml.BaseLoader)) if text.startswith("{") else text
+    if not text.startswith("{"):
+        return text
+    try:
+        return _typed(read_text(text))
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r} is no mapping: {error}") from error
 
 
 def _text_or_truth(text: str) -> str | bool:
@@ -219,7 +224,7 @@ def _words(content: Mapping[str, Any], where: str, parser: _Parser) -> dict[str,
         name = key.replace("-", "_")
         if name == "kernels" and isinstance(value, dict):
             pairs = {f"kernels.{kernel}": choice for kernel, choice in value.items()}
-        elif name == "kernels" and value in _NULLS:
+        elif name == "kernels" and isinstance(value, str) and value in _NULLS:
             pairs = {}
         else:
             pairs = {name: value}
@@ -227,27 +232,30 @@ def _words(content: Mapping[str, Any], where: str, parser: _Parser) -> dict[str,
             if option not in known:
                 near = did_you_mean(option, [*known, STAGES])
                 raise ValueError(f"unknown key {option!r} in {where}{near}")
-            words[option] = option_words(option, choice)
+            words[option] = option_words(option, choice, option in parser.lists)
     return words
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The file with every scalar as the text that it is written as."""
-    if not path.is_file():
-        raise ValueError(f"configuration file {str(path)!r} does not exist")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must be a mapping of keys to values")
-    return content
+def option_words(option: str, value: Any, takes_list: bool) -> list[str]:
+    """A value of a file as words of the command line; none for an empty one.
 
-
-def option_words(option: str, value: Any) -> list[str]:
+    Raises:
+        ValueError: for a list where there is one value, and of what a command line has no words
+            for.
+    """
     if isinstance(value, dict):
         return [f"--{option}={json.dumps(_typed(value))}"]
     if isinstance(value, list):
+        if value and not takes_list:
+            raise ValueError(f"{option} is {value}; it must be one value, not a list")
+        for item in value:
+            if not isinstance(item, str):
+                raise ValueError(f"{option} has {item!r} in its list; it must hold single values")
+            if item.startswith("-") and not _is_number(item):
+                raise ValueError(
+                    f"{option} has {item!r} in its list, which begins with '-' as keys do; of a "
+                    "file write ./ before it"
+                )
         return [f"--{option}", *value] if value else []
     return [] if value in _NULLS else [f"--{option}={value}"]
 
@@ -260,8 +268,16 @@ def _typed(value: Any) -> Any:
         return [_typed(item) for item in value]
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or a number of thousands of digits
         return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _nested(values: dict[str, Any], parser: _Parser) -> dict[str, Any]:

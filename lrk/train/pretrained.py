@@ -1,6 +1,5 @@
 """Loading what a run starts from, and checking that its parts fit before the weights are read."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from lrk.hf.architectures import sliding_window_of
 from lrk.hf.patch import check_release
 from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.memory.four_bits import forbid_repacking, nf4
-from lrk.pretrained import check_vocabulary, load_auto, load_weights
+from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
 from lrk.train.arguments import ATTENTION, LrkTrainingArguments
 from lrk.train.extension import check_extensible
 
@@ -40,6 +39,7 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
             f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
         )
     check_release(config.model_type)
+    check_config(_ARGUMENT, _name(arguments), config)
     check_extensible(config, arguments.target_length)
     return config
 
@@ -114,11 +114,23 @@ def load_model(arguments: LrkTrainingArguments) -> PreTrainedModel:
 
     Linear layers are in 4 bits if `load_in_4bit`, and multiplied in the dtype of autocast, or
     without it in that of the weights.
+
+    Raises:
+        ValueError: if they cannot be loaded, or some are not in the files.
     """
     options: dict[str, Any] = {"dtype": arguments.dtype}
     if arguments.load_in_4bit:
         options["quantization_config"] = nf4(_dtype_of_products(arguments))
-    model = load_weights(_ARGUMENT, _name(arguments), arguments.gguf_file, **options)
+    name = _name(arguments)
+    model, info = load_weights(
+        _ARGUMENT, name, arguments.gguf_file, output_loading_info=True, **options
+    )
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(
+            f"{_ARGUMENT} {name!r} has no tensor {missing[0]}{more}, which its config asks for: "
+            "training would begin with random numbers there"
+        )
     forbid_repacking(model)
     return model
 
@@ -136,35 +148,6 @@ def stored_dtype(arguments: LrkTrainingArguments, config: PretrainedConfig) -> t
     if arguments.dtype != "auto":
         return getattr(torch, arguments.dtype)
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-
-
-def check_checkpoint(checkpoint: Path, arguments: LrkTrainingArguments, config: Any) -> None:
-    """Raise `ValueError` if a checkpoint is of another model than the one that is trained on."""
-    what = f"resume_from_checkpoint {str(checkpoint)!r}"
-    adapter = checkpoint / "adapter_config.json"
-    if adapter.is_file() != bool(arguments.lora_rank):
-        held = "a LoRA adapter" if adapter.is_file() else "no LoRA adapter"
-        raise ValueError(f"{what} holds {held}, but lora_rank is {arguments.lora_rank}")
-    if adapter.is_file():
-        saved = json.loads(adapter.read_text(encoding="utf-8"))
-        base, name = saved.get("base_model_name_or_path"), arguments.model_name_or_path
-        if base and name and Path(base).name != Path(name).name:  # folders may have been moved
-            raise ValueError(
-                f"{what} holds an adapter for {base!r}, but model_name_or_path is {name!r}"
-            )
-        if saved.get("r") != arguments.lora_rank:
-            raise ValueError(
-                f"{what} holds an adapter of rank {saved.get('r')}, but lora_rank is "
-                f"{arguments.lora_rank}"
-            )
-    elif (checkpoint / "config.json").is_file():
-        saved = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
-            if saved.get(name) != getattr(config, name):
-                raise ValueError(
-                    f"{what} is of a model with {name} {saved.get(name)}, but the model that is "
-                    f"trained has {getattr(config, name)}"
-                )
 
 
 def _name(arguments: LrkTrainingArguments) -> str:

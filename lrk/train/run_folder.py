@@ -6,6 +6,8 @@ from pathlib import Path
 from lrk.atomic import remove
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.checkpoints import checkpoints, damage
+from lrk.train.identity import check_settings
+from lrk.weight_index import INDEX
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
@@ -26,7 +28,7 @@ _RUN_FILES = (
     "config.json",
     "generation_config.json",
     "model*.safetensors",
-    "model.safetensors.index.json",
+    INDEX,
 )
 
 logger = logging.getLogger(__name__)
@@ -40,28 +42,34 @@ def check(arguments: LrkTrainingArguments) -> str | None:
     holds a run, a new run where it does not).
 
     Raises:
-        ValueError: if the output folder holds another run, or none to resume.
+        ValueError: if the output folder holds another run, or none to resume, or the checkpoint
+            is damaged or of a run with other arguments.
     """
     folder = Path(arguments.output_dir or "")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output_dir {str(folder)!r} is a file")
     choice = (arguments.resume_from_checkpoint or "false").lower()
-    if choice == "true" or (choice == "auto" and contents(folder)):
-        return _newest_whole(folder)
     checkpoint = None
-    if choice not in ("false", "auto"):
+    if choice == "true" or (choice == "auto" and contents(folder)):
+        checkpoint = _newest_whole(folder)
+    elif choice not in ("false", "auto"):
         checkpoint = Path(arguments.resume_from_checkpoint or "")
         if (fault := damage(checkpoint)) is not None:
             raise ValueError(
                 f"resume_from_checkpoint {str(checkpoint)!r} is not a whole checkpoint: {fault}"
             )
-    continues = checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
-    if not continues and not arguments.overwrite_output_dir and contents(folder):
+    continues = choice in ("true", "auto") or (
+        checkpoint is not None and checkpoint.resolve().parent == folder.resolve()
+    )
+    if not continues and not arguments.overwrite_output_dir and (held := work(folder)):
         raise ValueError(
-            f"output_dir {str(folder)!r} holds another run ({contents(folder)[0].name}): choose "
+            f"output_dir {str(folder)!r} holds another run ({held[0].name}): choose "
             "another folder, resume_from_checkpoint true, or overwrite_output_dir"
         )
-    return None if checkpoint is None else str(checkpoint)
+    if checkpoint is None:
+        return None
+    check_settings(checkpoint, arguments)
+    return str(checkpoint)
 
 
 def clear(arguments: LrkTrainingArguments) -> None:
@@ -76,12 +84,32 @@ def contents(folder: Path) -> list[Path]:
     return [path for pattern in _RUN_FILES for path in sorted(folder.glob(pattern))]
 
 
-def _newest_whole(folder: Path) -> str | None:
+def work(folder: Path) -> list[Path]:
+    """What a run has written there, if it came to a step: one that did not has nothing to lose.
+
+    A configuration without the record that is written before it may be somebody's own.
+    """
+    held = contents(folder)
+    metrics = folder / METRICS_FILE
+    began = metrics.is_file() and metrics.stat().st_size > 0
+    names = {path.name for path in held}
+    is_ours = ENVIRONMENT_FILE in names and names <= {CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE}
+    return [] if is_ours and not began else held
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    faults: list[str] = []
     for path in reversed(checkpoints(folder).values()):
         fault = damage(path)
         if fault is None:
-            return str(path)
+            return path
         logger.warning("%s is passed over: %s", path, fault)
+        faults.append(f"{path.name}: {fault}")
+    if faults:
+        raise ValueError(
+            f"output_dir {str(folder)!r} holds no whole checkpoint to resume from ({faults[0]}); "
+            "without its checkpoints it begins at its first step"
+        )
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"output_dir {str(folder)!r} holds no run to resume")
     if finished := sorted(folder.glob("model*.safetensors")):

@@ -14,6 +14,7 @@ from lrk import atomic
 from lrk.env import environment
 from lrk.hf import patch
 from lrk.hf.backends import installed_attention
+from lrk.lock import locked
 from lrk.recipe import (
     Samples,
     SampleStream,
@@ -27,20 +28,24 @@ from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.recipe.selection import Selection
 from lrk.recipe.tokens import prompt_ids
 from lrk.recipe.upsample import length_upsampled
-from lrk.train import run_folder
+from lrk.train import identity, run_folder
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.disk_space import check_disk_space
 from lrk.train.extension import extend
-from lrk.train.lora import add_lora, merge_lora
+from lrk.train.lora import add_lora, check_adapters, merge_lora
 from lrk.train.loss_curve import draw_loss_curve
+from lrk.train.new_distances import check_new_distances
+from lrk.train.preflight import check_late_parts
 from lrk.train.pretrained import (
     check_attention_fits,
-    check_checkpoint,
     check_vocabulary,
     load_config,
     load_model,
     load_tokenizer,
 )
-from lrk.train.trainer import LrkTrainer
+from lrk.train.savable import check_hub, check_savable
+from lrk.train.steps import steps_of
+from lrk.train.trainer import LrkTrainer, training_placement
 
 
 def train(arguments: LrkTrainingArguments) -> LrkTrainer:
@@ -58,9 +63,17 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
     installed_attention(arguments.kernels["attention"])
     config = load_config(arguments)
     check_attention_fits(arguments, config)
+    check_adapters(config, arguments)
+    check_late_parts(arguments, config)
+    check_hub(arguments)
     tokenizer = load_tokenizer(arguments, config)
     samples, evaluation = load_samples(arguments, tokenizer)
-    return build_trainer(load_model(arguments), tokenizer, samples, arguments, evaluation)
+    check_disk_space(arguments, config, steps_of(arguments, samples))
+    placement, window = training_placement(arguments, tokenizer), config.max_position_embeddings
+    new_distances = check_new_distances(samples, placement, arguments.target_length, window)
+    trainer = build_trainer(load_model(arguments), tokenizer, samples, arguments, evaluation)
+    trainer.new_distances = new_distances
+    return trainer
 
 
 def load_samples(
@@ -180,7 +193,13 @@ def _tokenized(
     """Open what is prepared, or tokenize documents."""
     if not any(map(is_prepared, sources)):
         documents = load_documents(sources, arguments.text_column)
-        return tokenize(documents, tokenizer, arguments.dataset_num_proc, arguments.assistant_only)
+        return tokenize(
+            documents,
+            tokenizer,
+            arguments.dataset_num_proc,
+            arguments.assistant_only,
+            arguments.split_special_tokens,
+        )
     longer_than = arguments.upsample_longer_than if upsample else None
     if longer_than is None:
         return open_prepared(sources, tokenizer)
@@ -208,6 +227,7 @@ def _stream(
         arguments.shuffle_buffer or 0,
         arguments.seed if arguments.data_seed is None else arguments.data_seed,
         selection,
+        arguments.split_special_tokens,
     )
     next(stream.one_pass(count()))  # Data that make no sample show before the weights are loaded.
     return stream
@@ -229,18 +249,25 @@ def build_trainer(
         ValueError: if the output folder holds another run, tokenizer or attention and model do not
             fit, or the model cannot be extended or patched.
     """
-    arguments.resume_from_checkpoint = run_folder.check(arguments)
-    if arguments.resume_from_checkpoint is not None:
-        check_checkpoint(Path(arguments.resume_from_checkpoint), arguments, model.config)
+    checkpoint = run_folder.check(arguments)
     check_vocabulary(tokenizer, model.config.vocab_size)
     check_attention_fits(arguments, model.config)
+    # Other processes may have no weights yet, and write no checkpoint.
+    content = identity.content(model, samples) if arguments.process_index == 0 else {}
+    if checkpoint is not None and content:
+        identity.check_content(Path(checkpoint), content, arguments)
     extend(model, arguments.target_length, arguments.rope_theta)
     tokenizer.model_max_length = model.config.max_position_embeddings
+    check_savable(model, tokenizer, arguments)
     patch(model, **arguments.kernels, tile_tokens=arguments.tile_tokens)
     # So that adapters begin the same whatever the process did before.
     set_seed(arguments.seed)
     trained = add_lora(model, arguments) if arguments.lora_rank else model
-    return LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
+    settings = identity.settings(arguments)
+    trainer = LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
+    trainer.checkpoint = checkpoint
+    trainer.identity = {**settings, **content}
+    return trainer
 
 
 def run(trainer: LrkTrainer) -> LrkTrainer:
@@ -251,31 +278,50 @@ def run(trainer: LrkTrainer) -> LrkTrainer:
     card), the checkpoints, and `adapter` if LoRA was trained (the model has it merged in).
 
     Raises:
+        ValueError: if another process writes to the folder.
         atomic.SaveError: if something cannot be written; what was saved before is intact.
-        finite.NotFiniteError: for a gradient that is NaN or infinite, before it is applied.
+        finite.NotFiniteError: for a gradient that is NaN or infinite, before it is applied, and for
+            weights that are, before they are saved.
+        lrk.command.Interrupted: after a SIGINT or SIGTERM, when the step is finished and its
+            checkpoint written.
     """
     arguments = trainer.args
     folder = Path(arguments.output_dir or "")
     # No process may write before all have seen what the folder holds.
     trainer.accelerator.wait_for_everyone()
-    if trainer.is_world_process_zero():
-        folder.mkdir(parents=True, exist_ok=True)
-        run_folder.clear(arguments)
-        atomic.remove_temporaries(folder)
-        atomic.write_text(folder / run_folder.CONFIG_FILE, arguments.to_yaml())
-        record = json.dumps(environment(sys.argv), indent=2) + "\n"
-        atomic.write_text(folder / run_folder.ENVIRONMENT_FILE, record)
-    trainer.accelerator.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
-    if trainer.eval_dataset is not None and not _evaluated_at_the_end(trainer):
-        trainer.evaluate()
-    save(trainer, folder)
-    if trainer.is_world_process_zero():
-        draw_loss_curve(folder / run_folder.METRICS_FILE, folder / run_folder.LOSS_CURVE_FILE)
-        trainer.create_model_card()
+    main = trainer.is_world_process_zero()
+    with locked(folder) if main else nullcontext(), trainer.signals:
+        if main:
+            _begin(trainer, folder)
+        trainer.accelerator.wait_for_everyone()
+        trainer.train(resume_from_checkpoint=trainer.checkpoint)
+        if trainer.eval_dataset is not None and not _evaluated_at_the_end(trainer):
+            trainer.evaluate_at_the_end()
+        if trainer.is_stopped:
+            raise trainer.interrupted()
+        save(trainer, folder)
+        if main:
+            draw_loss_curve(folder / run_folder.METRICS_FILE, folder / run_folder.LOSS_CURVE_FILE)
+            trainer.create_model_card()
     if arguments.push_to_hub:
         trainer.push_to_hub(commit_message="Model save", revision=arguments.hub_revision)
     return trainer
+
+
+def _begin(trainer: LrkTrainer, folder: Path) -> None:
+    """Make the folder that of the run; nobody else can write to it now.
+
+    Raises:
+        ValueError: if somebody has since it was checked.
+    """
+    arguments = trainer.args
+    if run_folder.check(arguments) != trainer.checkpoint:
+        raise ValueError(f"output_dir {str(folder)!r} was written to by another process meanwhile")
+    run_folder.clear(arguments)
+    atomic.remove_temporaries(folder)
+    record = json.dumps(environment(sys.argv), indent=2) + "\n"
+    atomic.write_text(folder / run_folder.ENVIRONMENT_FILE, record)
+    atomic.write_text(folder / run_folder.CONFIG_FILE, arguments.to_yaml())
 
 
 def save(trainer: LrkTrainer, folder: Path) -> None:
@@ -283,6 +329,7 @@ def save(trainer: LrkTrainer, folder: Path) -> None:
 
     A model that the folder holds is replaced when the new one is complete.
     """
+    trainer.check_weights()
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         if trainer.is_world_process_zero():

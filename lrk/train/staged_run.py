@@ -8,26 +8,35 @@ appears when it is complete.
 import gc
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from huggingface_hub import snapshot_download
+from transformers import AutoModelForCausalLM
 
 from lrk import atomic
 from lrk.eval import evaluation as evaluator
 from lrk.hf import patch
+from lrk.lock import locked
 from lrk.merge import merge
-from lrk.merge.checkpoint import read_checkpoint
+from lrk.merge.checkpoint import HEAD, Checkpoint, read_checkpoint
+from lrk.merge.compatibility import check_compatible
+from lrk.merge.shard import StoredTensor
 from lrk.recipe import Samples, SampleStream, stream_documents
 from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.train import run_folder
 from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
-from lrk.train.checkpoints import checkpoints, damage
+from lrk.train.checkpoints import checkpoints
 from lrk.train.dry_run import dry_run
+from lrk.train.identity import is_way
 from lrk.train.model_card import merge_card
+from lrk.train.preflight import check_late_parts
 from lrk.train.pretrained import load_config, load_model, load_tokenizer
 from lrk.train.session import (
     check_data,
@@ -37,7 +46,7 @@ from lrk.train.session import (
     set_up,
     text_length,
 )
-from lrk.train.stages import ORIGINAL, Stage, StagedRun
+from lrk.train.stages import EVALUATION, ORIGINAL, Stage, StagedRun
 from lrk.train.token_loss import type_weights
 from lrk.train.trainer import LrkTrainer
 
@@ -47,10 +56,6 @@ TABLE_FILE = "stages.md"
 WAITING, TRAINED, FINISHED = "waiting", "trained", "finished"
 
 Losses = dict[str, float]
-
-
-class StageError(ValueError):
-    """Bad input that shows when a stage begins."""
 
 
 class Progress:
@@ -79,7 +84,7 @@ class Progress:
             settings = self._stages[name]["settings"]
             for key in {**old["settings"], **settings}:
                 was, now = old["settings"].get(key), settings.get(key)
-                if was != now:
+                if was != now and not is_way(key):
                     raise ValueError(f"{what} with {key} {was!r}, which is {now!r} now: {help}")
             self._stages[name] = old
 
@@ -136,9 +141,12 @@ def check(staged: StagedRun) -> Progress:
             continue
         try:
             if stage.merge is None:
+                if not staged.overwrite:
+                    run_folder.check(_training_arguments(staged, stage))
                 _check_training(stage.arguments(staged.model, staged.gguf_file))
             elif ORIGINAL in stage.merge.models:
-                read_checkpoint(_local(staged.model))
+                _check_merge(staged, stage)
+            _check_evaluation(staged, stage)
         except ValueError as error:
             raise ValueError(f"stage {stage.name!r}: {error}") from error
     return progress
@@ -154,14 +162,18 @@ def run_stages(staged: StagedRun) -> str:
         The table.
 
     Raises:
-        StageError: for bad input.
+        ValueError: for bad input, and if another process runs the same stages.
         atomic.SaveError: if something cannot be written; finished stages are intact.
         finite.NotFiniteError: as in one run.
     """
-    try:
-        progress = check(staged)
-    except ValueError as error:
-        raise StageError(str(error)) from error
+    check(staged)
+    with locked(staged.output_dir) if PartialState().is_main_process else nullcontext():
+        return _run_stages(staged)
+
+
+def _run_stages(staged: StagedRun) -> str:
+    # Again, since another process may have had the folder until now.
+    progress = _check_folder(staged)
     _once(lambda: _begin(staged, progress))
     for stage in staged.stages:
         if progress.state(stage) == WAITING:
@@ -178,14 +190,22 @@ def run_stages(staged: StagedRun) -> str:
 
 
 def _train(staged: StagedRun, stage: Stage) -> Losses:
-    whole = [path for path in checkpoints(stage.folder).values() if damage(path) is None]
-    changes = {"resume_from_checkpoint": "true"} if whole else {"overwrite_output_dir": True}
     try:
-        trainer = set_up(stage.arguments(*staged.start_of(stage), **changes))
+        trainer = set_up(_training_arguments(staged, stage))
     except ValueError as error:
-        raise StageError(f"stage {stage.name!r}: {error}") from error
+        raise ValueError(f"stage {stage.name!r}: {error}") from error
     trainer.base_model = staged.model
     return _losses(run(trainer))
+
+
+def _training_arguments(staged: StagedRun, stage: Stage) -> LrkTrainingArguments:
+    """Those that go on from what a stage has left, or begin it."""
+    start = staged.start_of(stage)
+    begun = stage.arguments(*start, overwrite_output_dir=True)
+    # Of models alone nothing goes on.
+    if begun.save_only_model or not checkpoints(stage.folder):
+        return begun
+    return stage.arguments(*start, resume_from_checkpoint="true")
 
 
 def _merge(staged: StagedRun, stage: Stage) -> Losses:
@@ -199,7 +219,7 @@ def _merge(staged: StagedRun, stage: Stage) -> Losses:
             try:
                 merge(models, stage.folder, stage.merge.rule, config_from=models[-1])
             except ValueError as error:
-                raise StageError(f"stage {stage.name!r}: {error}") from error
+                raise ValueError(f"stage {stage.name!r}: {error}") from error
     config = load_config(arguments)
     tokenizer = load_tokenizer(arguments, config)
     samples = evaluation_samples(arguments, tokenizer)
@@ -225,7 +245,7 @@ def _evaluate(stage: Stage) -> None:
         evaluation = evaluator.set_up(arguments)
         model = evaluator.load(evaluation)
     except ValueError as error:
-        raise StageError(f"stage {stage.name!r}: {error}") from error
+        raise ValueError(f"stage {stage.name!r}: {error}") from error
     evaluator.run(evaluation, model)
 
 
@@ -265,17 +285,27 @@ def _check_folder(staged: StagedRun) -> Progress:
         return progress
     if staged.resume == "true" and not known:
         raise ValueError(f"output_dir {str(folder)!r} holds no run with stages to resume")
-    held = run_folder.contents(folder)
     if staged.resume == "false" or not known:
-        if known or held:
-            name = STAGES_FILE if known else held[0].name
+        held = [path.name for path in run_folder.work(folder)]
+        if known:
+            held = [STAGES_FILE] if _has_begun(folder) else []
+        if held:
             raise ValueError(
-                f"output_dir {str(folder)!r} holds another run ({name}): choose another folder, "
+                f"output_dir {str(folder)!r} holds another run ({held[0]}): choose another folder, "
                 "resume_from_checkpoint true, or overwrite_output_dir"
             )
         return progress
     progress.read()
     return progress
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a stage came to its first step."""
+    stages = json.loads((folder / STAGES_FILE).read_text(encoding="utf-8"))
+    return any(
+        entry["state"] != WAITING or run_folder.work(folder / name)
+        for name, entry in stages.items()
+    )
 
 
 def _begin(staged: StagedRun, progress: Progress) -> None:
@@ -310,7 +340,9 @@ def _check_training(arguments: LrkTrainingArguments) -> None:
     Prepared folders are opened, which checks their hashes. Of others as many documents are read as
     make one sample.
     """
-    tokenizer = load_tokenizer(arguments, load_config(arguments))
+    config = load_config(arguments)
+    check_late_parts(arguments, config)
+    tokenizer = load_tokenizer(arguments, config)
     chosen = check_data(arguments, tokenizer)
     if arguments.token_loss == IMPACTFUL:
         type_weights(arguments, tokenizer)
@@ -322,9 +354,55 @@ def _check_training(arguments: LrkTrainingArguments) -> None:
             Samples(open_prepared(sources, tokenizer), length, pack, selection)
             continue
         documents = stream_documents(sources, arguments.text_column)
-        only = arguments.assistant_only
-        stream = SampleStream(documents, tokenizer, length, pack, only, selection=selection)
+        stream = SampleStream(
+            documents,
+            tokenizer,
+            length,
+            pack,
+            arguments.assistant_only,
+            selection=selection,
+            split_special_tokens=arguments.split_special_tokens,
+        )
         next(stream.one_pass(count()))
+
+
+def _check_merge(staged: StagedRun, stage: Stage) -> None:
+    """That the original fits what a stage will save: names and shapes, config and vocabulary.
+
+    What loading and saving make of the original is read off a model without weights.
+    """
+    arguments = stage.arguments(staged.model, None)
+    config = load_config(arguments)
+    original = read_checkpoint(_local(staged.model))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    # Tied parameters have one name; a stored head that differs from the embeddings is not tied.
+    shapes = {name: tuple(each.shape) for name, each in model.named_parameters()}
+    if HEAD in original.tensors:
+        shapes.setdefault(HEAD, original.tensors[HEAD].shape)
+    saved = Checkpoint(
+        stage.folder,
+        original.config,
+        {name: StoredTensor(Path(), torch.float32, shape, 0) for name, shape in shapes.items()},
+        load_tokenizer(arguments, config).get_vocab() if original.vocabulary else None,
+    )
+    check_compatible([original, saved], chooses_config=True)
+
+
+def _check_evaluation(staged: StagedRun, stage: Stage) -> None:
+    """That `lrk-eval` can run on what the stage will save, as far as that is known."""
+    arguments = stage.evaluation_arguments()
+    if arguments is None:
+        return
+    trained = stage.arguments(staged.model, staged.gguf_file)
+    config = load_config(trained)
+    window = max(config.max_position_embeddings, trained.target_length)
+    with TemporaryDirectory() as folder:
+        load_tokenizer(trained, config).save_pretrained(folder)
+        config.max_position_embeddings = window
+        config.save_pretrained(folder)
+        results = str(Path(folder) / EVALUATION)
+        evaluator.set_up(replace(arguments, model=folder, output_dir=results))
 
 
 def _local(model: str) -> Path:

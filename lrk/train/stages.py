@@ -25,10 +25,10 @@ from lrk.eval import parser as eval_parser
 from lrk.eval.arguments import EvalArguments
 from lrk.merge import Linear, Slerp, TaskArithmetic
 from lrk.merge.rules import Rule
-from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments import LrkTrainingArguments, without_secrets
 from lrk.train.arguments.lora import LoraArguments
 from lrk.train.nearest import did_you_mean
-from lrk.train.parser import STAGES, option_words, read_configuration, underscored, values
+from lrk.train.parser import STAGES, read_configuration, underscored, values
 
 ORIGINAL = "original"
 EVALUATION = "evaluation"
@@ -109,9 +109,7 @@ class Stage:
         """Those of its `lrk-eval`."""
         if not self.evaluation:
             return None
-        words = [
-            word for key, value in self.evaluation.items() for word in option_words(key, value)
-        ]
+        words = eval_parser.words_of(self.evaluation, EVALUATION)
         folder = self.folder / EVALUATION
         return eval_parser.parse([*words, f"--model={self.folder}", f"--output_dir={folder}"])
 
@@ -299,7 +297,7 @@ class _Reader:
                     f"{key} stands in {EVALUATION} of {where}; stages set it themselves"
                 )
         start = before[-1].name if before else ORIGINAL
-        settings = {"kind": kind, "start": start, **given, EVALUATION: evaluation}
+        settings = {"kind": kind, "start": start, **without_secrets(given), EVALUATION: evaluation}
         if merge is not None:
             settings["merge"] = repr(merge)
         folder = self.output_dir / f"{number:02}-{name}"
@@ -379,8 +377,9 @@ def _check(staged: StagedRun) -> None:
 
 
 def _dumped(document: Mapped) -> str:
-    """As YAML, less how the run was started."""
-    kept = {key: value for key, value in document.items() if key not in _ACTIONS}
+    """As YAML, less how the run was started, and less secrets."""
+    kept = without_secrets({k: value for k, value in document.items() if k not in _ACTIONS})
+    kept[STAGES] = [without_secrets(stage) for stage in document[STAGES]]
     return yaml.dump(kept, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
 
 

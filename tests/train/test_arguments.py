@@ -1,11 +1,14 @@
-from dataclasses import fields
+import pickle
+from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from transformers import TrainingArguments
 
 from lrk.train import LrkTrainingArguments, parse
+from lrk.train.arguments.evaluation import evenly_spaced
 from lrk.train.session import text_length
 
 
@@ -158,6 +161,145 @@ def test_values_that_no_run_can_have(arguments, changes, message):
     with pytest.raises(ValueError, match=message) as caught:
         arguments(**changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pack": "false"}, "pack is 'false', of type str; it must be bool"),
+        ({"bf16": "no"}, "bf16 is 'no', of type str; it must be bool or None"),
+        ({"streaming": 1}, "streaming is 1, of type int; it must be bool"),
+        ({"use_cpu": "true"}, "use_cpu is 'true', of type str; it must be bool"),
+        ({"gradient_checkpointing": "false"}, "gradient_checkpointing is 'false', of type str"),
+        ({"resume_from_checkpoint": True}, "resume_from_checkpoint is True, of type bool"),
+        ({"max_steps": 1.5}, "max_steps is 1.5, of type float; it must be int"),
+        ({"max_steps": "2"}, "max_steps is '2', of type str; it must be int"),
+        ({"learning_rate": "1e-5"}, "learning_rate is '1e-5', of type str; it must be float"),
+        ({"data": "corpus.txt"}, "data is 'corpus.txt', of type str; it must be list"),
+        ({"eval_lengths": ["64"]}, r"eval_lengths is \['64'\], of type list"),
+        ({"kernels": True}, "kernels is True, of type bool; it must be dict"),
+        ({"lora_targets": 5}, "lora_targets is 5, of type int; it must be str or list"),
+        ({"position_method": None}, "position_method is None, of type NoneType; it must be str"),
+        ({"rope_theta": float("inf")}, "rope_theta is inf; it must be finite"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan; it must be finite"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; it must be finite"),
+        ({"num_train_epochs": float("nan")}, "num_train_epochs is nan; it must be finite"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan; it must be finite"),
+        ({"warmup_steps": float("nan")}, "warmup_steps is nan; it must be finite"),
+        ({"adam_beta2": float("inf")}, "adam_beta2 is inf; it must be finite"),
+        ({"neftune_noise_alpha": float("nan")}, "neftune_noise_alpha is nan; it must be finite"),
+        ({"data_shares": [float("nan")]}, r"data_shares is \[nan\]; it must be finite"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0; it must be 0 or positive"),
+        ({"save_steps": -5}, "save_steps is -5.0; it must be 0 or positive"),
+        ({"save_strategy": "steps", "save_steps": 0}, "save_steps is 0 with save_strategy"),
+        ({"per_device_eval_batch_size": 0}, "per_device_eval_batch_size is 0; it must be at least"),
+        ({"eval_accumulation_steps": 0}, "eval_accumulation_steps is 0; it must be at least 1"),
+        ({"dataloader_num_workers": -1}, "dataloader_num_workers is -1; it must be at least 0"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"target_length": 2**31 + 1}, "target_length is 2147483649; it must be at most"),
+        ({"position_reach": 1e300}, r"position_reach is 1e\+300 with target_length 256; their pr"),
+        ({"eval_lengths": [2**31 + 1]}, r"eval_lengths is \[2147483649\]; each must be at most"),
+        ({"eval_samples": -1}, "eval_samples is -1; it must be at least 0"),
+    ],
+    ids=str,
+)
+def test_types_and_ranges(arguments, changes, message):
+    with pytest.raises(ValueError, match=f"^{message}") as caught:
+        arguments(**changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"deepspeed": "absent.json"}, "deepspeed is 'absent.json', which cannot be used: "),
+        (
+            {"accelerator_config": "absent.json"},
+            "accelerator_config is 'absent.json', which cannot",
+        ),
+        ({"accelerator_config": {"a": 1}}, r"accelerator_config is {'a': 1}, .*unexpected keyword"),
+    ],
+    ids=str,
+)
+def test_what_transformers_cannot_open(arguments, changes, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        arguments(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_arguments_can_be_made_of_those_that_were_made(arguments):
+    """What transformers rewrites into its own objects is taken as it is."""
+    made = arguments(report_to="tensorboard", debug="underflow_overflow", optim="sgd")
+    assert replace(made, seed=3).to_dict() == made.to_dict() | {"seed": 3}
+
+
+def test_what_python_counts_as_a_number_or_a_path_is_one(arguments, tmp_path):
+    made = arguments(
+        max_steps=np.int64(3), learning_rate=1, output_dir=tmp_path / "run", data=("a", "b")
+    )
+    assert (made.max_steps, made.learning_rate, made.data) == (3, 1.0, ["a", "b"])
+    assert made.output_dir == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric"),
+    [
+        ({"load_best_model_at_end": True}, "eval_256_loss"),
+        ({"save_strategy": "best"}, "eval_256_loss"),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "eval_256_loss"),
+        ({"load_best_model_at_end": True, "eval_lengths": [32, 128]}, "eval_128_loss"),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "32_loss"}, "32_loss"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_the_best_model_is_that_of_the_loss_at_the_target(arguments, corpus, changes, metric):
+    made = arguments(
+        **{
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "eval_data": [str(corpus / "held_out")],
+        }
+        | changes
+    )
+    assert made.metric_for_best_model == metric
+    assert made.greater_is_better is (None if metric is None else False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"load_best_model_at_end": True, "metric_for_best_model": "accuracy"},
+            "metric_for_best_model is 'accuracy'; it must be one of eval_32_loss, eval_256_loss",
+        ),
+        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "eval_strategy is 'no', but lo"),
+        ({"save_strategy": "best", "eval_lengths": []}, "eval_lengths is empty, but load_best"),
+    ],
+    ids=str,
+)
+def test_a_metric_that_no_evaluation_gives(arguments, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arguments(**{"eval_strategy": "steps", "eval_steps": 1} | changes)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "chosen"),
+    [(10, 4, [0, 3, 6, 9]), (3, 64, [0, 1, 2]), (3, 0, [0, 1, 2]), (9, 1, [0]), (2, 2, [0, 1])],
+)
+def test_samples_to_evaluate_on_are_spread_evenly(count, wanted, chosen):
+    assert evenly_spaced(count, wanted) == chosen
+
+
+def test_a_token_of_the_hub_is_written_nowhere(arguments):
+    made = arguments(hub_token="hf_secret")
+    assert made.hub_token == "hf_secret"
+    pickled = pickle.dumps(made)
+    assert b"hf_secret" not in pickled
+    assert pickle.loads(pickled).hub_token is None
+    assert "hub_token" not in made.to_yaml()
 
 
 def test_arguments_at_their_defaults_are_not_given(arguments):

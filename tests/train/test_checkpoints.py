@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lrk.atomic import SaveError
-from lrk.train import train
+from lrk.train import manifest, train
 from lrk.train.checkpoints import checkpoints, damage, rotate
 from lrk.train.command import main
+from lrk.train.manifest import write_manifest
 from lrk.train.telemetry import read_metrics
 from studies.kill_and_resume import Study
 
@@ -24,7 +25,9 @@ def checkpoint(tmp_path: Path) -> Path:
     folder.mkdir()
     save_file({"x": torch.ones(100)}, folder / "model.safetensors")
     torch.save({"x": torch.ones(100)}, folder / "optimizer.pt")
+    torch.save({}, folder / "training_args.bin")
     (folder / "trainer_state.json").write_text('{"global_step": 3}')
+    write_manifest(folder, {})
     return folder
 
 
@@ -33,23 +36,40 @@ def test_a_whole_checkpoint_has_no_damage(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "fault"),
-    [
-        ("trainer_state.json", None, "it has no trainer_state.json"),
-        ("trainer_state.json", b'{"global_st', "its trainer_state.json is damaged"),
-        ("trainer_state.json", b"[]", "its trainer_state.json is damaged"),
-        ("model.safetensors", None, "it has no weights"),
-        ("model.safetensors", 200, "its model.safetensors is cut short"),
-        ("optimizer.pt", 200, "its optimizer.pt is cut short"),
-    ],
+    "file", ["trainer_state.json", "model.safetensors", "optimizer.pt", "training_args.bin"]
 )
-def test_damage_is_named(checkpoint, file, content, fault):
+def test_damage_is_named(checkpoint, file):
     path = checkpoint / file
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(path.read_bytes()[:content] if isinstance(content, int) else content)
-    assert damage(checkpoint) == fault
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    size = f"{len(whole):,}"
+    assert damage(checkpoint) == f"its {file} has {len(whole) - 1:,} bytes in place of {size}"
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    path.write_bytes(flipped)
+    assert damage(checkpoint) == f"its {file} is damaged: its hash is not that of manifest.json"
+    path.unlink()
+    assert damage(checkpoint) == f"it has no {file}"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"run": {}, "files": {"x": 1}}'])
+def test_a_damaged_manifest(checkpoint, content):
+    (checkpoint / "manifest.json").write_text(content)
+    assert damage(checkpoint) == "its manifest.json is damaged"
+    (checkpoint / "manifest.json").unlink()
+    assert damage(checkpoint) == "it has no manifest.json"
+
+
+def test_a_file_is_read_again_only_when_it_has_changed(checkpoint, monkeypatch):
+    assert damage(checkpoint) is None
+    monkeypatch.setattr(manifest, "sha256_of", lambda path: pytest.fail(str(path)))
+    assert damage(checkpoint) is None
+
+
+def test_weights_alone_are_no_checkpoint_to_resume_from(arguments):
+    train(arguments(**SAVING, save_only_model=True))
+    folder = Path(arguments().output_dir) / "checkpoint-3"
+    assert damage(folder).startswith("it holds the model alone (save_only_model)")
 
 
 def test_rotation_deletes_the_smallest_steps_and_keeps_what_it_is_told(tmp_path):
@@ -152,3 +172,11 @@ def test_evaluation_draws_no_random_numbers_of_the_run(arguments, corpus):
     before = torch.random.get_rng_state()
     trainer.evaluate()
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_token_of_the_hub_is_in_no_file(arguments):
+    trainer = train(arguments(**SAVING | {"max_steps": 1}, hub_token="hf_secret"))
+    assert trainer.args.hub_token == "hf_secret"
+    files = [path for path in Path(trainer.args.output_dir).rglob("*") if path.is_file()]
+    assert len([path for path in files if path.name == "training_args.bin"]) == 2
+    assert not [path for path in files if b"hf_secret" in path.read_bytes()]

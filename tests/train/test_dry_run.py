@@ -29,6 +29,11 @@ def test_a_prompt_counts_as_tokens_of_a_step(arguments):
     assert "last position    255 on average" in said
 
 
+def test_what_the_released_longrecipe_draws_has_a_name(arguments):
+    said = dry_run(arguments(position_method="longrecipe_released", contiguous_share=0.0))
+    assert "positions        longrecipe_released; of the first" in said
+
+
 def test_qlora_is_planned(arguments):
     pytest.importorskip("bitsandbytes")
     made = arguments(load_in_4bit=True, lora_rank=4, bf16=True, optim="adamw_torch")

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from lrk.train import LrkTrainer, train
-from lrk.train.checkpoints import damage
+from lrk.train.checkpoints import checkpoints, damage
 from lrk.train.command import main
-from lrk.train.finite import NotFiniteError, step_tensors
+from lrk.train.finite import NotFiniteError, _are_finite, step_tensors
 from lrk.train.session import run, set_up
 
 BAD_STEP = 3
@@ -84,13 +85,33 @@ def test_the_step_is_not_taken_and_its_batch_is_kept(arguments, spoiled):
     assert damage(folder) is None
 
 
+def test_batches_that_did_not_fit_are_none_of_the_step(arguments, monkeypatch):
+    """The second of two does not, and `auto_find_batch_size` begins the step again."""
+    step = LrkTrainer.compute_loss
+    sizes: list[int] = []
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        sizes.append(len(self._batches))
+        if len(sizes) == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return step(self, model, inputs, *args, **kwargs) * float("nan")
+
+    monkeypatch.setattr(LrkTrainer, "compute_loss", compute_loss)
+    trainer = set_up(arguments(**OPTIONS, auto_find_batch_size=True))
+    with pytest.raises(NotFiniteError, match="step 1 has loss nan"):
+        run(trainer)
+    assert sizes == [1, 2, 1, 2]
+    batch = load_file(Path(trainer.args.output_dir) / "not-finite-1" / "batch-0.safetensors")
+    assert batch["input_ids"].shape == (2, 32)
+
+
 def test_resuming_passes_it_over_unless_it_is_asked_for(arguments, options, spoiled, monkeypatch):
     words = {**options, **OPTIONS, "data": options["data"][0]}
     assert main([f"--{name}={value}" for name, value in words.items()]) == 1
     monkeypatch.undo()
     folder = Path(options["output_dir"])
     made = arguments(**OPTIONS, resume_from_checkpoint="true")
-    assert set_up(made).args.resume_from_checkpoint == str(folder / "checkpoint-2")
+    assert set_up(made).checkpoint == str(folder / "checkpoint-2")
     chosen = str(folder / f"not-finite-{BAD_STEP}")
     trainer = train(arguments(**OPTIONS, resume_from_checkpoint=chosen))
     assert trainer.state.global_step == 5
@@ -124,3 +145,50 @@ def test_documents_of_a_step_are_counted_over_its_batches():
     rows = [[0, 1, 1, 1], [2, 2, 2, 2], [3, 4, 4, 4], [5, 5, 5, 5]]
     assert tensors["document"].tolist() == rows
     assert tensors["sample_index"].tolist() == [7, 3, 7, 3]
+
+
+class Spoil(TrainerCallback):
+    """Makes one weight NaN in step `step`, after its gradient was found finite."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_optimizer_step(self, args, state, control, model, **kwargs):
+        if state.global_step + 1 == self.step:
+            model.get_output_embeddings().weight.data[3, 5] = float("nan")
+
+
+@pytest.mark.parametrize("save_strategy", ["no", "steps"])
+def test_weights_that_are_not_finite_are_not_saved(arguments, save_strategy):
+    """Of the last step no gradient would show it."""
+    trainer = set_up(arguments(**OPTIONS | {"save_strategy": save_strategy, "max_steps": 4}))
+    trainer.add_callback(Spoil(4))
+    sentence = r"step 4 made weights that are not finite \(lm_head.weight and 0 more\), so they"
+    with pytest.raises(NotFiniteError, match=sentence):
+        run(trainer)
+    folder = Path(trainer.args.output_dir)
+    assert not (folder / "model.safetensors").exists()
+    steps = [] if save_strategy == "no" else [2]
+    assert list(checkpoints(folder)) == steps
+    assert all(damage(path) is None for path in checkpoints(folder).values())
+    assert not list(folder.glob(".partial-*"))
+
+
+def test_the_step_that_made_them_is_named_and_not_the_next(arguments):
+    trainer = set_up(arguments(**OPTIONS))
+    trainer.add_callback(Spoil(1))
+    with pytest.raises(NotFiniteError, match="step 1 made weights that are not finite"):
+        run(trainer)
+    assert not list(Path(trainer.args.output_dir).glob("not-finite-*"))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_bad_weight_among_the_largest_is_found(bad, dtype):
+    model = torch.nn.Linear(300, 7, dtype=dtype)
+    with torch.no_grad():
+        model.weight.fill_(torch.finfo(dtype).max)
+    assert _are_finite(model.parameters())
+    with torch.no_grad():
+        model.weight[6, 299] = bad
+    assert not _are_finite(model.parameters())

@@ -14,7 +14,7 @@ from lrk.positions import scaled_rope_theta
 from lrk.train import train
 from lrk.train.arguments import lora
 from lrk.train.pretrained import load_model
-from lrk.train.session import set_up
+from lrk.train.session import save, set_up
 
 bitsandbytes = pytest.importorskip("bitsandbytes", reason="QLoRA needs bitsandbytes")
 
@@ -102,6 +102,22 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path):
         load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "straight")
     )
     assert [name for name in theirs if not ours[name].equal(theirs[name])] == []
+
+
+def test_modules_that_are_trained_whole_are_merged(arguments, model_folder):
+    made = arguments(**QLORA, max_steps=4, lora_modules_to_save=["embed_tokens", "norm", "lm_head"])
+    trainer = set_up(made)
+    trainer.train()
+    trainer.model.eval()
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        trained = trainer.model(tokens).logits
+    save(trainer, Path(made.output_dir))
+    saved = AutoModelForCausalLM.from_pretrained(made.output_dir)
+    torch.testing.assert_close(saved(tokens).logits, trained)
+    base = AutoModelForCausalLM.from_pretrained(model_folder).state_dict()
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        assert not saved.state_dict()[name].equal(base[name])
 
 
 @pytest.mark.parametrize(

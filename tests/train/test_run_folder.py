@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from lrk.train import run_folder
+from lrk.train.manifest import write_manifest
 
 
 @pytest.fixture
@@ -17,6 +19,7 @@ def folder(tmp_path: Path) -> Path:
         if step != 11:
             state = folder / f"checkpoint-{step}" / "trainer_state.json"
             state.write_text(f'{{"global_step": {step}}}')
+            write_manifest(state.parent, {})
     (folder / "metrics.jsonl").write_text("")
     (folder / "config.yaml").write_text("")
     (folder / "notes.txt").write_text("mine")
@@ -54,10 +57,33 @@ def test_without_the_flag_nothing_is_deleted(arguments, folder):
 
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(arguments, folder):
-    for step in (2, 10):
-        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{")
+    for step in (2, 10, 11):
+        shutil.rmtree(folder / f"checkpoint-{step}")
     made = arguments(output_dir=str(folder), resume_from_checkpoint="true")
     assert run_folder.check(made) is None
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(arguments, folder):
+    for step in (2, 10):
+        (folder / f"checkpoint-{step}" / "model.safetensors").unlink()
+    made = arguments(output_dir=str(folder), resume_from_checkpoint="auto")
+    with pytest.raises(ValueError, match=r"no whole .* \(checkpoint-11: it has no manifest.json\)"):
+        run_folder.check(made)
+
+
+def test_a_damaged_checkpoint_is_passed_over(arguments, folder):
+    (folder / "checkpoint-10" / "model.safetensors").write_bytes(b"x" * 72)
+    made = arguments(output_dir=str(folder), resume_from_checkpoint="true")
+    assert run_folder.check(made) == str(folder / "checkpoint-2")
+
+
+def test_a_run_that_died_before_its_first_step_does_not_block_its_folder(arguments, tmp_path):
+    for name in ("config.yaml", "environment.json", "metrics.jsonl"):
+        (tmp_path / name).write_text("")
+    assert run_folder.check(arguments(output_dir=str(tmp_path))) is None
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+    with pytest.raises(ValueError, match="holds another run"):
+        run_folder.check(arguments(output_dir=str(tmp_path)))
 
 
 @pytest.mark.parametrize("choice", ["true", "auto"])
@@ -81,7 +107,7 @@ def test_a_checkpoint_of_one_run_does_not_go_into_the_folder_of_another(
 ):
     other = tmp_path / "other"
     other.mkdir()
-    (other / "config.yaml").write_text("")
+    (other / "model.safetensors").write_text("")
     made = arguments(output_dir=str(other), resume_from_checkpoint=str(folder / "checkpoint-2"))
     with pytest.raises(ValueError, match="holds another run"):
         run_folder.check(made)

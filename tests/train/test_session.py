@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 import lrk
@@ -58,6 +59,9 @@ def test_a_run_leaves_a_stock_model_and_its_records(arguments, corpus):
 
     config = json.loads((folder / "config.json").read_text())
     assert config["rope_parameters"]["rope_theta"] == scaled_rope_theta(10_000.0, 64, 256, 8)
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"]
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert (folder / "loss.png").stat().st_size > 0
     assert (folder / "config.yaml").read_text() == made.to_yaml()
 
@@ -110,6 +114,9 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path, stop, lor
             dataloader_num_workers=1,
         )
     )
+    if not lora_rank:
+        saved = json.loads((checkpoint / "config.json").read_text())
+        assert saved["rope_theta"] == saved["rope_parameters"]["rope_theta"] > 10_000
     assert_same_weights(weights(straight), weights(resumed))
     rows = [row for row in read_metrics(tmp_path / "resumed" / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -123,9 +130,10 @@ def test_every_sample_is_placed_anew_in_every_epoch(arguments, monkeypatch):
         drawn.append((epoch, sample["index"]))
         return draw(self, sample, epoch)
 
-    monkeypatch.setattr(Placement, "position_ids", recorded)
     made = arguments(max_steps=-1, num_train_epochs=3, per_device_train_batch_size=4)
-    samples = len(train(made).train_dataset)
+    trainer = set_up(made)  # surveys samples too
+    monkeypatch.setattr(Placement, "position_ids", recorded)
+    samples = len(run(trainer).train_dataset)
     assert sorted(drawn) == [(epoch, index) for epoch in range(3) for index in range(samples)]
     assert drawn != sorted(drawn)
 
@@ -403,3 +411,14 @@ def test_only_what_the_assistant_says_is_trained_on(arguments, tmp_path, tokeniz
     assert "spring" not in kept
     assert "assistant" not in kept
     assert math.isfinite(run(trainer).state.log_history[0]["loss"])
+
+
+def test_weights_that_the_files_lack_are_not_random_numbers(arguments, model_folder, tmp_path):
+    """transformers makes them up, with a table among the warnings."""
+    folder = shutil.copytree(model_folder, tmp_path / "lacking")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"], weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    sentence = r"has no tensor model.layers.1.mlp.up_proj.weight and 1 more, which its config asks"
+    with pytest.raises(ValueError, match=sentence):
+        set_up(arguments(model_name_or_path=str(folder)))

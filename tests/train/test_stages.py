@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lrk import atomic
@@ -38,7 +39,9 @@ def config(options: dict[str, Any], corpus: Path, tmp_path: Path):
         shared = {key: value for key, value in shared.items() if value is not None}
         path = tmp_path / "config.yaml"
         stages = stages or (EXTENSION, ANNEALING, MERGE)
-        path.write_text(yaml.safe_dump({**shared, "stages": list(stages)}))
+        # Through JSON, so that what stands in two stages is written out twice.
+        content = json.loads(json.dumps({**shared, "stages": list(stages)}))
+        path.write_text(yaml.safe_dump(content))
         return str(path)
 
     return write
@@ -151,7 +154,11 @@ def test_an_empty_value_in_a_stage_is_the_default(config):
         ),
         ([EXTENSION], {"output_dir": None}, "output_dir is missing; with stages it must stand"),
         ([EXTENSION], {"resume_from_checkpoint": "x/checkpoint-1"}, "must be true, auto or false"),
-        ([EXTENSION], {"evaluation": {"taks": ["a"]}}, "stage 'extension': unknown key '--taks'"),
+        (
+            [EXTENSION],
+            {"evaluation": {"taks": ["a"]}},
+            "stage 'extension': unknown key 'taks' in evaluation; did you mean 'tasks'",
+        ),
         ([EXTENSION], {"evaluation": {"model": "x"}}, "model stands in evaluation of stage 'ext"),
         ([EXTENSION], {"evaluation": ["a"]}, "evaluation in stage 'extension' .* a mapping"),
         ([EXTENSION, MERGE], {"gguf_file": "m.gguf"}, "stage 'merge' merges the original model"),
@@ -266,9 +273,11 @@ def test_three_stages(config, corpus, model_folder, options, capsys):
 
     # What is finished is not run again.
     times = {file: file.stat().st_mtime_ns for file in root.rglob("model.safetensors")}
-    assert main([path, "--resume_from_checkpoint"]) == 0
-    assert {file: file.stat().st_mtime_ns for file in times} == times
-    assert capsys.readouterr().out == table
+    other_ways = ["--dataloader_num_workers", "1", "--kernels.rope", "false", "--logging_steps=5"]
+    for words in ([], other_ways):
+        assert main([path, "--resume_from_checkpoint", "true", *words]) == 0
+        assert {file: file.stat().st_mtime_ns for file in times} == times
+        assert capsys.readouterr().out == table
 
     assert main([path]) == 2
     assert "holds another run (stages.json)" in capsys.readouterr().err
@@ -356,7 +365,8 @@ def test_a_run_that_is_killed_as_it_begins_goes_on(config, options, monkeypatch)
     monkeypatch.setattr(atomic, "write_text", killed)
     with pytest.raises(KeyboardInterrupt):
         run_stages(parse_stages([path]))
-    assert [file.name for file in Path(options["output_dir"]).iterdir()] == ["stages.json"]
+    names = {file.name for file in Path(options["output_dir"]).iterdir()}
+    assert names - {".lock"} == {"stages.json"}
     for choice in ("true", "auto"):
         check(parse_stages([path, "--resume_from_checkpoint", choice]))
 
@@ -410,3 +420,110 @@ def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_weights(tmp_path
     trial = StagedStudy(tmp_path, seed=0, start_method="fork").trial(0)
     assert len(trial.killed) == 3
     assert trial.faults == []
+
+
+@pytest.fixture
+def old_files(model_folder: Path, tmp_path: Path) -> Path:
+    """As Llama 2 and its kin came: frequencies, a spelling of old, code of their own."""
+    folder = Path(shutil.copytree(model_folder, tmp_path / "original"))
+    weights = load_file(folder / "model.safetensors")
+    for layer in range(2):
+        weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["LLaMAForCausalLM"], "_flash_attn_2_enabled": True}
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_old.OldForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_stages_of_a_model_in_old_files_are_merged(config, options, old_files):
+    path = config(EXTENSION, MERGE, model_name_or_path=str(old_files), eval_data=None)
+    assert main([path]) == 0
+    folder = Path(options["output_dir"])
+    original, extended, merged = (
+        load_file(each / "model.safetensors")
+        for each in (old_files, folder / "01-extension", folder / "02-merge")
+    )
+    assert merged.keys() == extended.keys() < original.keys()
+    name = "model.layers.1.mlp.up_proj.weight"
+    torch.testing.assert_close(merged[name], (original[name] + extended[name]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("model.norm.weight", "original has no tensor model.norm.weight"),
+        ("lm_head.weight", "original has no tensor lm_head.weight"),
+    ],
+)
+def test_a_merge_that_would_be_refused_is_found_before_the_first_stage(
+    config, options, old_files, capsys, missing, sentence
+):
+    """A tensor that the original lacks is made anew by loading, and so in what a stage saves."""
+    weights = load_file(old_files / "model.safetensors")
+    del weights[missing]
+    save_file(weights, old_files / "model.safetensors", {"format": "pt"})
+    path = config(EXTENSION, MERGE, model_name_or_path=str(old_files), eval_data=None)
+    assert main([path]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (Path(options["output_dir"]) / "01-extension").exists()
+
+
+def test_a_stage_that_was_stopped_goes_on_with_its_own_arguments_only(config, options, capsys):
+    """config.yaml too stays as it is."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "eval_data": None}
+    path = config(EXTENSION, **saving)
+    assert main([path]) == 0
+    folder = Path(options["output_dir"])
+    record = json.loads((folder / "stages.json").read_text())
+    record["01-extension"]["state"] = "waiting"  # as if it had been killed as it was finishing
+    (folder / "stages.json").write_text(json.dumps(record))
+    before = (folder / "config.yaml").read_text()
+    words = [path, "--resume_from_checkpoint", "true", "--seed", "7"]
+    assert main(words) == 2
+    assert "is of a run with seed 42, which is 7 now" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text() == before
+
+
+def test_a_stage_that_saves_models_alone_begins_again(config, options, capsys):
+    """Nothing goes on from them, and the stages before it are kept."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "save_only_model": True, "max_steps": 2}
+    path = config(EXTENSION, **saving, eval_data=None)
+    assert main([path]) == 0
+    file = Path(options["output_dir"]) / "stages.json"
+    record = json.loads(file.read_text())
+    record["01-extension"]["state"] = "waiting"  # as if it had been killed as it was finishing
+    file.write_text(json.dumps(record))
+    assert main([path, "--resume_from_checkpoint", "true"]) == 0, capsys.readouterr().err
+    assert json.loads(file.read_text())["01-extension"]["state"] == "finished"
+
+
+def test_a_staged_run_that_died_before_its_first_step_does_not_block_its_folder(
+    config, options, monkeypatch
+):
+    def dies(*args, **kwargs):
+        raise OSError("no space")
+
+    path = config(EXTENSION, eval_data=None)
+    with monkeypatch.context() as patched:
+        patched.setattr("lrk.train.staged_run.set_up", dies)
+        assert main([path]) == 1
+    assert main([path]) == 0
+    assert main([path]) == 2, "now it holds a run"
+
+
+def test_an_evaluation_that_would_be_refused_is_found_before_the_first_stage(
+    config, options, tmp_path, capsys
+):
+    evaluation = {"tasks": ["niah_single_2"], "lengths": [256], "haystack": str(tmp_path / "no")}
+    assert main([config(EXTENSION, evaluation=evaluation, eval_data=None)]) == 2
+    assert "haystack" in capsys.readouterr().err
+    assert not (Path(options["output_dir"]) / "01-extension").exists()
+
+
+def test_a_token_of_the_hub_is_in_nothing_that_a_staged_run_writes(config):
+    staged = parse_stages([config({**EXTENSION, "hub-token": "hf_own"}, hub_token="hf_secret")])
+    assert staged.stages[0].values["hub_token"] == "hf_own"
+    for written in (staged.yaml, str(staged.stages[0].settings)):
+        assert "hf_" not in written

@@ -71,6 +71,20 @@ def test_short_losses_have_the_temperature_of_the_loss(weighted):
     torch.testing.assert_close(warm, expected, equal_nan=True)
 
 
+def test_short_losses_of_an_adapted_head(arguments):
+    """An adapter on lm_head, which its weight alone does not show."""
+    trainer = set_up(arguments(**LONGCE, lora_rank=2, lora_targets=["lm_head"]))
+    model, batch = trainer.model, batch_of(trainer, [0])
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.get_base_model().lm_head.lora_B["default"].weight)
+    losses = short_losses(model.get_base_model(), batch, SHORT, STRIDE)
+    with model.disable_adapter():
+        without = short_losses(model.get_base_model(), batch, SHORT, STRIDE)
+    merged = short_losses(model.merge_and_unload(), batch, SHORT, STRIDE)
+    torch.testing.assert_close(losses, merged, equal_nan=True)
+    assert not torch.allclose(losses, without, equal_nan=True)
+
+
 def direct_losses(exact, tokens, positions):
     """(S,) float64 losses of one document by stock transformers with all its logits.
 

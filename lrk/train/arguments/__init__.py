@@ -8,7 +8,7 @@ from lrk.train.arguments.kernels import ATTENTION, KERNELS
 from lrk.train.arguments.losses import IMPACTFUL, LONGCE, PLAIN
 from lrk.train.arguments.model import DTYPES
 from lrk.train.arguments.samples import TRAIN_SHARE
-from lrk.train.arguments.training import LrkTrainingArguments
+from lrk.train.arguments.training import LrkTrainingArguments, without_secrets
 
 __all__ = [
     "ATTENTION",
@@ -19,4 +19,5 @@ __all__ = [
     "PLAIN",
     "TRAIN_SHARE",
     "LrkTrainingArguments",
+    "without_secrets",
 ]

@@ -29,6 +29,13 @@ class LoraArguments:
             "(default: all-linear)"
         ),
     )
+    lora_modules_to_save: list[str] = field(
+        default_factory=list,
+        metadata=help_text(
+            "ends of names of modules that are trained whole beside the adapters, such as "
+            "embed_tokens and norm"
+        ),
+    )
     load_in_4bit: bool = field(
         default=False,
         metadata=help_text("QLoRA: the frozen linear layers in 4 bits, by bitsandbytes (NF4)"),
@@ -53,7 +60,7 @@ def check(arguments: "LrkTrainingArguments") -> None:
         raise ValueError(f"lora_targets is {arguments.lora_targets!r}; it must name a module")
     if arguments.load_in_4bit:
         _check_4bit(arguments)
-    for name in ("lora_alpha", "lora_dropout", "lora_targets"):
+    for name in ("lora_alpha", "lora_dropout", "lora_targets", "lora_modules_to_save"):
         if arguments.is_given(name) and not arguments.lora_rank:
             raise ValueError(
                 f"{name} is {getattr(arguments, name)!r} with lora_rank 0; it is for adapters, so "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lrk.positions import SAMPLERS
 from lrk.recipe.selection import BETWEEN_SENTENCES, POSITIONS
 from lrk.train.arguments.argument import help_text
+from lrk.train.arguments.samples import LONGEST
 from lrk.train.nearest import require_one_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,11 @@ def check_spread(arguments: "LrkTrainingArguments") -> None:
     """Refuse a reach, a temperature and a share out of their ranges."""
     if not 1 <= arguments.position_reach < math.inf:
         raise ValueError(f"position_reach is {arguments.position_reach}; it must be at least 1")
+    if arguments.position_reach * arguments.target_length > LONGEST:
+        raise ValueError(
+            f"position_reach is {arguments.position_reach} with target_length "
+            f"{arguments.target_length}; their product must be at most {LONGEST}"
+        )
     if not 0 < arguments.attention_temperature < math.inf:
         raise ValueError(
             f"attention_temperature is {arguments.attention_temperature}; it must be positive"
@@ -84,6 +90,10 @@ def check_window(arguments: "LrkTrainingArguments") -> None:
     """Refuse a RoPE base that is not positive, and evaluation below the length of a sample."""
     if arguments.rope_theta is not None and arguments.rope_theta <= 0:
         raise ValueError(f"rope_theta is {arguments.rope_theta}; it must be positive")
+    if max(arguments.eval_lengths or [], default=0) > LONGEST:
+        raise ValueError(
+            f"eval_lengths is {arguments.eval_lengths}; each must be at most {LONGEST}"
+        )
     if min(arguments.eval_lengths or [], default=arguments.train_length) < arguments.train_length:
         raise ValueError(
             f"eval_lengths is {arguments.eval_lengths}; each must be at least train_length "

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
 
 TRAIN_SHARE = 0.3
+LONGEST = 2**31
+"""The kernels' phases are exact below."""
 
 
 @dataclass
@@ -45,6 +47,10 @@ def check_lengths(arguments: "LrkTrainingArguments") -> None:
     """Refuse samples without a token to predict, and samples longer than the window."""
     if arguments.train_length < 2:
         raise ValueError(f"train_length is {arguments.train_length}; it must be at least 2")
+    if arguments.target_length > LONGEST:
+        raise ValueError(
+            f"target_length is {arguments.target_length}; it must be at most {LONGEST}"
+        )
     if arguments.target_length < arguments.train_length:
         raise ValueError(
             f"target_length is {arguments.target_length}, shorter than train_length "

@@ -1,6 +1,6 @@
 """All arguments of a training run, and what belongs to no subject alone."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
@@ -10,7 +10,19 @@ import yaml
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from lrk.recipe.selection import POSITIONS
-from lrk.train.arguments import data, kernels, lora, losses, memory, model, positions, samples
+from lrk.train.arguments import (
+    data,
+    evaluation,
+    kernels,
+    lora,
+    losses,
+    memory,
+    model,
+    positions,
+    ranges,
+    samples,
+    saving,
+)
 from lrk.train.arguments.argument import help_text
 from lrk.train.arguments.losses import IMPACTFUL
 
@@ -18,15 +30,21 @@ from lrk.train.arguments.losses import IMPACTFUL
 _ACTIONS = frozenset({"dry_run", "overwrite_output_dir", "resume_from_checkpoint"})
 
 
+# Files and packages that transformers opens when the arguments are made.
+_OPENED = ("deepspeed", "accelerator_config", "fsdp_config", "parallelism_config")
+
+
 # Python takes the fields of the last base first: read upwards, this is the order of `--help`.
 @dataclass
 class LrkTrainingArguments(
+    saving.SavingArguments,
     lora.LoraArguments,
     memory.MemoryArguments,
     kernels.KernelArguments,
     losses.LossArguments,
     positions.PositionArguments,
     samples.SampleArguments,
+    evaluation.EvaluationArguments,
     data.DataArguments,
     model.ModelArguments,
     transformers.TrainingArguments,
@@ -67,11 +85,19 @@ class LrkTrainingArguments(
     )
 
     def __post_init__(self) -> None:
+        ranges.check_given(self)
         # transformers rewrites values in its __post_init__: note first what was given.
         self._given = {item.name for item in fields(self) if _differs(self, item)}
         self._resolve()
         self._check()
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ImportError, OSError, TypeError, KeyError, NotImplementedError) as error:
+            given = [name for name in _OPENED if name in self._given]
+            what = " and ".join(f"{name} is {getattr(self, name)!r}" for name in given)
+            install = "; `pip install deepspeed`" if isinstance(error, ImportError) else ""
+            said = " ".join(f"{what or 'an argument'}, which cannot be used: {error}".split())
+            raise ValueError(said + install) from error
         assert isinstance(self.accelerator_config, AcceleratorConfig)
         if self.accelerator_config.dispatch_batches is None:
             # accelerate's own choice is true for a stream.
@@ -116,6 +142,11 @@ class LrkTrainingArguments(
         loss_alone = self.token_loss == IMPACTFUL and self.selection != IMPACTFUL
         return None if loss_alone else self.impactful_tokens
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without secrets: transformers pickles the arguments into every checkpoint."""
+        kept = without_secrets(self.__dict__)
+        return dict.fromkeys(self.__dict__.keys() - kept.keys()) | kept
+
     def _resolve(self) -> None:
         """Fill in what depends on other arguments or on the machine."""
         if not self.output_dir:
@@ -130,6 +161,7 @@ class LrkTrainingArguments(
         data.resolve(self)
         kernels.resolve(self)
         positions.resolve(self)
+        evaluation.resolve(self)
 
     def _check(self) -> None:
         """Refuse what no run can have. Of several faults the first one here is named."""
@@ -138,7 +170,7 @@ class LrkTrainingArguments(
         model.check(self)
         positions.check_spread(self)
         lora.check_dropout(self)
-        self._check_steps()
+        ranges.check_ranges(self)
         lora.check(self)
         positions.check_window(self)
         positions.check_contiguous(self)
@@ -150,20 +182,8 @@ class LrkTrainingArguments(
         data.check_streaming(self)
         kernels.check(self)
         memory.check(self)
+        saving.check(self)
         self._check_conflicts()
-
-    def _check_steps(self) -> None:
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("learning_rate", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
-        if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            raise ValueError(
-                f"max_steps is {self.max_steps} and num_train_epochs {self.num_train_epochs}; one "
-                "of them must be positive"
-            )
 
     def _check_conflicts(self) -> None:
         """Arguments of transformers that would quietly undo the recipe."""
@@ -186,9 +206,9 @@ class LrkTrainingArguments(
         """The recipe's arguments, and those of transformers that were not left at their default.
 
         `lrk-train` reads it back to the same arguments. How a run was started (`dry_run`,
-        `overwrite_output_dir`, `resume_from_checkpoint`) is left out.
+        `overwrite_output_dir`, `resume_from_checkpoint`) is left out, and so are secrets.
         """
-        values = self.to_dict()
+        values = without_secrets(self.to_dict())
         changed = [
             name
             for name, value in values.items()
@@ -202,6 +222,11 @@ class LrkTrainingArguments(
         }
         head = f"# Everything else has the default of transformers {transformers.__version__}.\n"
         return head + yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True, width=100)
+
+
+def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Less what may not be written down: tokens of the hub, named as transformers knows them."""
+    return {name: value for name, value in values.items() if not name.endswith("_token")}
 
 
 def _differs(arguments: LrkTrainingArguments, item: Field) -> bool:

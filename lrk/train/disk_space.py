@@ -1,0 +1,90 @@
+"""What a run writes, beside the space of its output folder."""
+
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from lrk.plan.settings import LOW_BIT
+from lrk.train import run_folder
+from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.pretrained import stored_dtype
+
+GIB = 2**30
+
+# Moments of a parameter. Of others little is known, so nothing is counted.
+_MOMENTS = {"adamw_torch": 2, "adamw_torch_fused": 2, **dict.fromkeys(LOW_BIT, 2)}
+
+
+def check_disk_space(arguments: LrkTrainingArguments, config: PretrainedConfig, steps: int) -> str:
+    """Compare the model and the checkpoints of a run with the free bytes of `output_dir`.
+
+    What the folder holds of a run is counted as free: it is overwritten, or part of this one. Of
+    adapters, which are small, and of optimizers that are not known, nothing is counted, so that
+    what is refused cannot fit.
+
+    Args:
+        steps: of the run.
+
+    Returns:
+        A line that says both.
+
+    Raises:
+        ValueError: if it does not fit.
+    """
+    folder = Path(arguments.output_dir or "").expanduser().absolute()
+    nearest = next(each for each in (folder, *folder.parents) if each.is_dir())
+    free = shutil.disk_usage(nearest).free + _size(run_folder.contents(folder))
+    model, checkpoint = _bytes(arguments, config)
+    count = _checkpoints(arguments, steps)
+    needed = model + count * checkpoint
+    told = (
+        f"{needed / GIB:,.2f} GiB: the model, {model / GIB:,.2f}, and "
+        f"{count:,} checkpoints of {checkpoint / GIB:,.2f} at a time"
+    )
+    if needed > free:
+        raise ValueError(
+            f"output_dir {arguments.output_dir!r} has {free / GIB:,.2f} GiB left, but the run "
+            f"writes {told}: choose another folder, or set save_total_limit or save_only_model"
+        )
+    return f"{told}; {free / GIB:,.2f} are free"
+
+
+def _bytes(arguments: LrkTrainingArguments, config: PretrainedConfig) -> tuple[int, int]:
+    """Of the final model, and of a checkpoint."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    element = stored_dtype(arguments, config).itemsize
+    if arguments.lora_rank:
+        return parameters * element, 0
+    optim = str(arguments.to_dict()["optim"])
+    moments = 0 if arguments.save_only_model else _MOMENTS.get(optim, 0)
+    state = moments * LOW_BIT.get(optim, element)
+    return parameters * element, int(parameters * (element + state))
+
+
+def _checkpoints(arguments: LrkTrainingArguments, steps: int) -> int:
+    """How many lie there at a time; one is written before the oldest is removed."""
+    every = arguments.save_steps if arguments.save_steps >= 1 else arguments.save_steps * steps
+    written = {
+        "no": 0,
+        "steps": steps / math.ceil(every),
+        "epoch": arguments.num_train_epochs if arguments.max_steps <= 0 else 1,
+        "best": 1,
+    }[str(arguments.to_dict()["save_strategy"])]
+    # At the last step there is one too.
+    most = math.ceil(written)
+    limit = arguments.save_total_limit
+    return most if limit is None else min(most, limit + 1)
+
+
+def _size(paths: list[Path]) -> int:
+    return sum(
+        file.stat().st_size
+        for path in paths
+        for file in ([path] if path.is_file() else path.rglob("*"))
+        if file.is_file()
+    )

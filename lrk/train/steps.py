@@ -1,0 +1,26 @@
+"""How many samples a step takes, and how many steps a run has."""
+
+import math
+
+from lrk.recipe import Samples, SampleStream
+from lrk.recipe.mixture import MixedSamples
+from lrk.train.arguments import LrkTrainingArguments
+
+
+def samples_a_step(arguments: LrkTrainingArguments) -> int:
+    """Of all processes and accumulated batches."""
+    return (
+        arguments.per_device_train_batch_size
+        * arguments.gradient_accumulation_steps
+        * arguments.world_size
+    )
+
+
+def steps_of(
+    arguments: LrkTrainingArguments, samples: Samples | MixedSamples | SampleStream
+) -> int:
+    """As transformers counts them; a stream has `max_steps`."""
+    if arguments.max_steps > 0 or isinstance(samples, SampleStream):
+        return arguments.max_steps
+    an_epoch = math.ceil(len(samples) / samples_a_step(arguments))
+    return math.ceil(arguments.num_train_epochs * an_epoch)
