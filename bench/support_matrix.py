@@ -1,6 +1,6 @@
 """What works with which model and release of transformers, from the reports of the tests.
 
-    python -m pytest tests/hf --junitxml outputs/default.xml
+    python -m pytest tests/hf -m support --junitxml outputs/default.xml
     python -m bench.support_matrix outputs/default.xml [OTHER.xml ...] > docs/support.md
 
 Each report comes from another environment. A test takes part by its marker `support(feature)`;
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "triton", "transformers", "accelerate", "peft", "datasets",
 PREAMBLE = """\
 # What works where
 
-Made by `python -m bench.support_matrix` from the reports of `tests/hf` in these environments:
+Made by `python -m bench.support_matrix` from the reports of `pytest tests/hf -m support` in these environments:
 
 {stacks}
 
