@@ -27,6 +27,8 @@ _GO_ON, _SAVE, _STOP = 0, 1, 2
 class Signals:
     """Holds SIGINT and SIGTERM for a block, and notes the first; the second one stops at once.
 
+    What was ignored stays so, as SIGINT in what a script starts in the background.
+
     Attributes:
         received: the first signal, or None.
     """
@@ -37,7 +39,8 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         if threading.current_thread() is threading.main_thread():
-            self._before = {each: signal.signal(each, self._note) for each in SIGNALS}
+            held = [each for each in SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
+            self._before = {each: signal.signal(each, self._note) for each in held}
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -21,6 +21,14 @@ from lrk.train.interruption import Signals
 from lrk.train.session import run, set_up
 
 
+@pytest.fixture(autouse=True)
+def _at_a_terminal():
+    """The handlers of a process that nobody started in the background, where SIGINT is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Send(TrainerCallback):
     """A signal to this process in step `step`, or in the first evaluation."""
 
@@ -115,6 +123,14 @@ def test_the_second_signal_stops_at_once():
     assert caught.value.status == 143
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_what_is_ignored_stays_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signals.received is None
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_the_command_says_in_one_line_how_to_go_on(options, capfd):
