@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import transformers
 import yaml
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from lrk.recipe.selection import POSITIONS
@@ -93,6 +94,8 @@ class LrkTrainingArguments(
         try:
             super().__post_init__()
         except (ImportError, OSError, TypeError, KeyError, NotImplementedError) as error:
+            # A configuration that is half made would stay that of the process.
+            unset_hf_deepspeed_config()
             given = [name for name in _OPENED if name in self._given]
             what = " and ".join(f"{name} is {getattr(self, name)!r}" for name in given)
             install = "; `pip install deepspeed`" if isinstance(error, ImportError) else ""
