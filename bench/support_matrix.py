@@ -19,7 +19,8 @@ PACKAGES = ("torch", "triton", "transformers", "accelerate", "peft", "datasets",
 PREAMBLE = """\
 # What works where
 
-Made by `python -m bench.support_matrix` from the reports of `pytest tests/hf -m support` in these environments:
+Made by `python -m bench.support_matrix` from the reports of `pytest tests/hf -m support` in these
+environments:
 
 {stacks}
 
