@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def locked(folder: Path, part: str = "") -> Iterator[None]:
-    """Make a folder and hold it for the block; a process that dies lets go of it.
+    """Make a folder and hold it for the block; a process that dies lets go, whatever it forked.
 
     Args:
         part: of the folder, where processes may work on several parts of it at a time.

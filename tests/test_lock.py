@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import signal
+import time
 
 import pytest
 
@@ -11,6 +12,8 @@ from lrk.lock import locked
 
 def _hold(folder, connection) -> None:
     with locked(folder):
+        # As a data loader's worker, which notices the death of its parent seconds later.
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(20,)).start()
         connection.send("held")
         connection.recv()
 

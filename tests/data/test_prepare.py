@@ -51,8 +51,8 @@ def test_the_documents_are_those_that_tokenize_makes(whole, corpus, tokenizer):
 
 
 def test_nothing_is_pickled_or_left_over(whole):
-    assert {path.suffix for path in whole.iterdir()} == {".arrow", ".json", ""}
-    assert [path.name for path in whole.glob(".*")] == [".lock"]
+    names = {path.name for path in whole.iterdir()} - {".lock"}  # which some releases leave
+    assert {Path(name).suffix for name in names} == {".arrow", ".json"}
     assert json.loads((whole / "manifest.json").read_text())["format"] == "lrk prepared 1"
 
 

@@ -251,7 +251,7 @@ def test_a_sum_that_is_not_finite_leaves_nothing(save_model, tmp_path):
     not_finite(models[1])
     with pytest.raises(ValueError, match=f"{NAME} of the merged model has values that are not fin"):
         merge(models, tmp_path / "merged", Linear())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock-merged", "a", "b"]
+    assert {path.name for path in tmp_path.iterdir()} - {".lock-merged"} == {"a", "b"}
 
 
 def test_the_cache_of_the_hub_is_read_through_its_links(save_model, tmp_path):
@@ -308,7 +308,7 @@ def test_a_failed_write_leaves_nothing(save_model, tmp_path, monkeypatch, capsys
         f"lrk-merge: {str(tmp_path / 'merged')!r} could not be saved (No space left on device); "
         "everything saved before is intact\n"
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock-merged", "a", "b"]
+    assert {path.name for path in tmp_path.iterdir()} - {".lock-merged"} == {"a", "b"}
 
 
 def test_what_a_killed_merge_left_is_replaced(save_model, tmp_path):
