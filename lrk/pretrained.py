@@ -62,14 +62,22 @@ def check_config(argument: str, name: str, config: PretrainedConfig) -> None:
         argument: that names the model, for the sentence.
     """
     try:
-        with torch.device("meta"):
-            AutoModelForCausalLM.from_config(copy.deepcopy(config))
+        meta_model(config)
     # As in `load_auto`.
     except Exception as error:
         raise ValueError(
             f"{argument} {name!r} has a config that describes no causal language model: "
             f"{_reason(error)}"
         ) from error
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The causal language model of a config, without weights: all but their values can be asked.
+
+    The config stays as it is; transformers would note in it what it chose.
+    """
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config))
 
 
 def load_weights(argument: str, name: str, gguf_file: str | None, **options: Any) -> Any:

@@ -17,7 +17,7 @@ _DIGEST = "sha256"
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object with the digest of its content, whole or not at all."""
     body = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    sealed = {_DIGEST: _digest(json.loads(body)), **json.loads(body)}
+    sealed = {_DIGEST: digest(json.loads(body)), **json.loads(body)}
     write_text(path, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -32,7 +32,7 @@ def read_sealed(path: Path, help: str = "delete it, and it is computed again") -
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        whole = content.pop(_DIGEST) == _digest(content)
+        whole = content.pop(_DIGEST) == digest(content)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
@@ -42,5 +42,6 @@ def read_sealed(path: Path, help: str = "delete it, and it is computed again") -
     return content
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """SHA-256, in hexadecimal, of what JSON takes, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,5 @@
 """`lrk-data prepare`: raw documents become token ids and the lengths of their sentences."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,6 +35,7 @@ from lrk.recipe.tokens import (
     check_tokenizer,
     tokenized_rows,
 )
+from lrk.sealed import digest
 
 # Characters of text in a shard, about 16 million tokens of English: 64 MiB.
 SHARD_CHARACTERS = 2**26
@@ -97,7 +96,7 @@ def prepare(
     check_tokenizer(tokenizer, stream.is_text)
     inputs = content_hashes(preparation.data)
     if not stream.is_text:
-        inputs["chat_template"] = _hash(tokenizer.chat_template)
+        inputs["chat_template"] = digest(tokenizer.chat_template)
     with at_work(folder, share):
         manifest = begin(folder, replace(wanted, inputs=inputs))
         if manifest.shards is not None and not remove_damaged(folder, manifest):
@@ -165,10 +164,6 @@ def _manifest(preparation: Preparation, tokenizer: PreTrainedTokenizerBase) -> M
         sources=preparation.data,
         versions=versions(),
     )
-
-
-def _hash(template: Any) -> str:
-    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()
 
 
 def _no_totals(documents: Dataset) -> dict[str, int]:

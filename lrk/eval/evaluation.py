@@ -7,11 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
-    AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -43,7 +41,7 @@ from lrk.eval.tasks import GRID, TASKS, Setting
 from lrk.hf import patch
 from lrk.lock import locked
 from lrk.output_folder import check_output_dir
-from lrk.pretrained import fingerprint_weights
+from lrk.pretrained import fingerprint_weights, meta_model
 from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
@@ -391,8 +389,7 @@ def _check_decoding(arguments: EvalArguments, config: PretrainedConfig) -> None:
     """Begin to decode a model without weights, which is refused as one with weights would be."""
     if arguments.decoding is None:
         return
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = meta_model(config)
     try:
         with decoding_block(arguments.decoding, patch(model)):
             pass

@@ -1,17 +1,15 @@
 """Data files: which ones a source names, and the hashes by which their content is known again."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lrk.recipe.prepared import is_prepared, sha256_of
+from lrk.recipe.prepared import in_parallel, is_prepared, sha256_of
 
 HUB_PREFIX = "hub:"
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _SAVED = ("state.json", "dataset_dict.json")  # by Dataset.save_to_disk, DatasetDict.save_to_disk
-_READERS = 8
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -71,8 +69,7 @@ def content_hashes(sources: Sequence[str]) -> dict[str, str]:
         if not source.startswith(HUB_PREFIX)
         for path in data_files(source)
     ]
-    with ThreadPoolExecutor(_READERS) as pool:
-        return dict(zip(map(str, paths), pool.map(_hash, paths), strict=True))
+    return dict(zip(map(str, paths), in_parallel(_hash, paths), strict=True))
 
 
 def _hash(path: Path) -> str:

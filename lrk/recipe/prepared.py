@@ -6,11 +6,11 @@ A folder holds `documents-00000.arrow` and so on, Arrow streams with the columns
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow
@@ -24,6 +24,9 @@ from lrk.recipe.fingerprint import tokenizer_fingerprint
 MANIFEST_FILE = "manifest.json"
 FORMAT = "lrk prepared 1"
 _READERS = 8
+
+X = TypeVar("X")
+Y = TypeVar("Y")
 
 
 @dataclass(frozen=True)
@@ -179,19 +182,22 @@ def _opened(folder: Path, shard: Shard) -> Dataset:
 
 def faults(folder: Path, shards: Sequence[Shard]) -> dict[str, str]:
     """What is wrong with which shard, by file; empty if nothing is."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(lambda shard: _fault(folder / shard.file, shard), shards)
-        return {
-            shard.file: fault
-            for shard, fault in zip(shards, found, strict=True)
-            if fault is not None
-        }
+    found = in_parallel(lambda shard: _fault(folder / shard.file, shard), shards)
+    return {
+        shard.file: fault for shard, fault in zip(shards, found, strict=True) if fault is not None
+    }
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def in_parallel(function: Callable[[X], Y], items: Iterable[X]) -> list[Y]:
+    """What a function that reads a file makes of each item, several files at a time."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(function, items))
 
 
 def source_numbers(documents: Dataset) -> NDArray[np.int64]:

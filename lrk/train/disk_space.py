@@ -4,10 +4,10 @@ import math
 import shutil
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from lrk.plan.settings import LOW_BIT
+from lrk.pretrained import meta_model
 from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.pretrained import stored_dtype
@@ -54,9 +54,7 @@ def check_disk_space(arguments: LrkTrainingArguments, config: PretrainedConfig, 
 
 def _bytes(arguments: LrkTrainingArguments, config: PretrainedConfig) -> tuple[int, int]:
     """Of the final model, and of a checkpoint."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in meta_model(config).parameters())
     element = stored_dtype(arguments, config).itemsize
     if arguments.lora_rank:
         return parameters * element, 0

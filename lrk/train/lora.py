@@ -11,8 +11,9 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from lrk.pretrained import meta_model
 from lrk.train.arguments import LrkTrainingArguments
 
 
@@ -20,7 +21,7 @@ def check_adapters(config: PretrainedConfig, arguments: LrkTrainingArguments) ->
     """Raise `ValueError` if `add_lora` would. Loads no weights."""
     if arguments.lora_rank:
         with torch.device("meta"):
-            add_lora(AutoModelForCausalLM.from_config(config), arguments)
+            add_lora(meta_model(config), arguments)
 
 
 def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftModel:

@@ -8,15 +8,13 @@ cache: some 10 s for a checkpoint of 32 GiB (an 8B model in bfloat16, two moment
 
 import json
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from lrk.recipe.prepared import sha256_of
+from lrk.recipe.prepared import in_parallel, sha256_of
 
 MANIFEST_FILE = "manifest.json"
-_READERS = 8
 
 
 def write_manifest(checkpoint: Path, run: Mapping[str, Any]) -> None:
@@ -26,15 +24,10 @@ def write_manifest(checkpoint: Path, run: Mapping[str, Any]) -> None:
         run: what identifies the run, by key, as JSON takes it.
     """
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(_READERS) as pool:
-        hashes = pool.map(sha256_of, files)
-        noted = {
-            path.relative_to(checkpoint).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": sha256,
-            }
-            for path, sha256 in zip(files, hashes, strict=True)
-        }
+    noted = {
+        path.relative_to(checkpoint).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(files, in_parallel(sha256_of, files), strict=True)
+    }
     content = json.dumps({"run": run, "files": noted}, indent=1) + "\n"
     (checkpoint / MANIFEST_FILE).write_text(content, encoding="utf-8")
 
@@ -62,11 +55,10 @@ def fault(checkpoint: Path) -> str | None:
             return f"it has no {name}"
         if (found := (checkpoint / name).stat().st_size) != size:
             return f"its {name} has {found:,} bytes in place of {size:,}"
-    with ThreadPoolExecutor(_READERS) as pool:
-        hashes = pool.map(_hash, [checkpoint / name for name in files])
-        for (name, (_, expected)), found in zip(files.items(), hashes, strict=True):
-            if found != expected:
-                return f"its {name} is damaged: its hash is not that of {MANIFEST_FILE}"
+    hashes = in_parallel(_hash, [checkpoint / name for name in files])
+    for (name, (_, expected)), found in zip(files.items(), hashes, strict=True):
+        if found != expected:
+            return f"its {name} is damaged: its hash is not that of {MANIFEST_FILE}"
     return None
 
 

@@ -8,12 +8,13 @@ import torch
 from accelerate.utils import DynamoBackend
 from torch import nn
 from torch.optim import Optimizer
-from transformers import AutoModelForCausalLM, PretrainedConfig, Trainer, get_scheduler
+from transformers import PretrainedConfig, Trainer, get_scheduler
 from transformers.integrations.integration_utils import (
     get_reporting_integration_callbacks,
     is_mlflow_available,
 )
 
+from lrk.pretrained import meta_model
 from lrk.train.arguments import LrkTrainingArguments
 
 _TORCHAO = ("adamw_torch_8bit", "adamw_torch_4bit")
@@ -61,10 +62,7 @@ def check_late_parts(arguments: LrkTrainingArguments, config: PretrainedConfig) 
 def _optimizer(arguments: LrkTrainingArguments, optim: str, config: PretrainedConfig) -> Optimizer:
     """As the trainer makes it, of a single parameter."""
     by_model = optim in _HOLD_THE_MODEL or arguments.optim_target_modules is not None
-    model = None
-    if by_model:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+    model = meta_model(config) if by_model else None
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     parameters = [nn.Parameter(torch.zeros(1))]
     return torch.optim.SGD(parameters) if by_model else kind(parameters, **options)

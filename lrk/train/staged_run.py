@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from huggingface_hub import snapshot_download
-from transformers import AutoModelForCausalLM
 
 from lrk import atomic
 from lrk.eval import evaluation as evaluator
@@ -28,6 +27,7 @@ from lrk.merge import merge
 from lrk.merge.checkpoint import HEAD, Checkpoint, read_checkpoint
 from lrk.merge.compatibility import check_compatible
 from lrk.merge.shard import StoredTensor
+from lrk.pretrained import meta_model
 from lrk.recipe import Samples, SampleStream, stream_documents
 from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.train import run_folder
@@ -374,8 +374,7 @@ def _check_merge(staged: StagedRun, stage: Stage) -> None:
     arguments = stage.arguments(staged.model, None)
     config = load_config(arguments)
     original = read_checkpoint(_local(staged.model))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = meta_model(config)
     # Tied parameters have one name; a stored head that differs from the embeddings is not tied.
     shapes = {name: tuple(each.shape) for name, each in model.named_parameters()}
     if HEAD in original.tensors:

@@ -1,10 +1,8 @@
 """A tokenizer and documents for the tests of `lrk-data`."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import datasets
 import pytest
 from transformers import PreTrainedTokenizerFast
 
@@ -12,11 +10,8 @@ from studies.tiny import prose, train_tokenizer
 
 
 @pytest.fixture(autouse=True)
-def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+def _cached_apart(datasets_cache: None) -> None:
+    """Every test here prepares data sets."""
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import pyarrow
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -31,7 +30,7 @@ from studies.tiny import prose, train_tokenizer
 from tests.fuzz import outcome
 from tests.fuzz.mutation import damaged, damaged_json
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("datasets_cache")]
 
 SECONDS = 75
 NAMES = [
@@ -68,14 +67,6 @@ def tokenizer(tmp_path_factory) -> PreTrainedTokenizerFast:
     made.chat_template = TEMPLATE
     made.save_pretrained(folder)
     return PreTrainedTokenizerFast.from_pretrained(folder)
-
-
-@pytest.fixture(autouse=True)
-def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
 
 
 def texts_of(generator: random.Random) -> list[str]:

@@ -1,9 +1,5 @@
 """Tokenizers made on the spot: the tests of the recipe need no download."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import datasets
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -18,12 +14,8 @@ CHINESE = "山口关闭了。冬天没有人走过！谁会呢？"
 
 
 @pytest.fixture(autouse=True)
-def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep what `datasets` prepares out of the user's cache, and its progress bars silent."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
+def _cached_apart(datasets_cache: None) -> None:
+    """Every test here prepares data sets."""
 
 
 @pytest.fixture(scope="session")
