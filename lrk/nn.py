@@ -16,19 +16,23 @@ class RotaryEmbedding(nn.Module):
         inv_freq: (R/2,) frequencies in radians per position, float64 where they are known so, as
             from `lrk.frequencies.rope_frequencies(config).inv_freq`; R is at most the head dim.
         attention_scaling: factor of cosine and sine (YaRN, LongRoPE).
+        interleaved: the partner of dimension 2j is 2j + 1 (GLM-4), not that of j is j + R/2.
     """
 
     increments: Tensor
 
-    def __init__(self, inv_freq: Tensor, attention_scaling: float = 1.0) -> None:
+    def __init__(
+        self, inv_freq: Tensor, attention_scaling: float = 1.0, interleaved: bool = False
+    ) -> None:
         super().__init__()
         # Integers: moved with the module, but untouched by `module.to(torch.bfloat16)`.
         self.register_buffer("increments", phase_increments(inv_freq), persistent=False)
         self.attention_scaling = attention_scaling
+        self.interleaved = interleaved
 
     def forward(self, q: Tensor, k: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """q (B, H, S, D), k (B, Hk, S, D), position_ids (B or 1, S): q and k rotated."""
-        return rope(q, k, position_ids, self.increments, self.attention_scaling)
+        return rope(q, k, position_ids, self.increments, self.attention_scaling, self.interleaved)
 
 
 class Attention(nn.Module):

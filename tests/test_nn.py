@@ -4,12 +4,24 @@ import pytest
 import torch
 
 from lrk.kernels.cross_entropy import linear_cross_entropy, linear_kl
-from lrk.nn import LinearCrossEntropyLoss, LinearKLLoss
+from lrk.kernels.rope import rope
+from lrk.nn import LinearCrossEntropyLoss, LinearKLLoss, RotaryEmbedding
 
 HIDDEN, WEIGHT, BIAS = torch.randn(3, 5, 8), torch.randn(11, 8), torch.randn(11)
 TEACHER_HIDDEN, TEACHER_WEIGHT = torch.randn(3, 5, 6), torch.randn(11, 6)
 LABELS = torch.randint(0, 11, (3, 5))
 GIVEN = {"labels": LABELS, "bias": BIAS, "token_weight": torch.rand(3, 5)}
+
+
+def test_rotary_embedding():
+    q, k = torch.randn(2, 4, 5, 16), torch.randn(2, 2, 5, 16)
+    position_ids = torch.randint(0, 1000, (2, 5))
+    inv_freq = torch.rand(6, dtype=torch.float64)
+    options = {"attention_scaling": 1.3, "interleaved": True}
+    expected = rope(q, k, position_ids, inv_freq, **options)
+    rotated = RotaryEmbedding(inv_freq, **options)(q, k, position_ids)
+    for ours, true in zip(rotated, expected, strict=True):
+        assert torch.equal(ours, true)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

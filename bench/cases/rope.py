@@ -50,7 +50,7 @@ def _ours(name: str, model: Model) -> Case:
         q, k = _queries_and_keys(model)
         position_ids = torch.empty(1, LENGTH, dtype=torch.int64)
         increments = torch.empty(model.head_dim // 2, dtype=torch.int64)
-        kernel.rotate(q, k, position_ids, increments, 1.0, False)
+        kernel.rotate(q, k, position_ids, increments, 1.0, False, False)
 
     def trips(launch: Launch) -> tuple[int, ...]:
         return launch.arguments["heads_per_program"], launch.arguments["kv_heads_per_program"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -146,16 +147,20 @@ def check_long_attention(
 
 def _rope_cells(sizes: Sizes) -> Iterator[Cell]:
     heads = sizes.groups[0]
+    pairings = {"positions up to 2^31 - 1": False, "interleaved pairs": True}
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for d, rotary in sizes.rotary_dims:
+        for (d, rotary), (variant, interleaved) in product(sizes.rotary_dims, pairings.items()):
             shape = {"B": 2, "S": sizes.short, "H": heads.q, "Hk": heads.k, "D": d}
             shape |= {"rotary": rotary}
-            what = _row("rope", shape, dtype, "positions up to 2^31 - 1")
-            yield Cell(what, partial(check_rope, what, shape, dtype, sizes.repeats))
+            what = _row("rope", shape, dtype, variant)
+            check = partial(check_rope, what, shape, dtype, interleaved, sizes.repeats)
+            yield Cell(what, check)
 
 
-def check_rope(what: Row, shape: dict[str, int], dtype: torch.dtype, repeats: int) -> Iterator[Row]:
-    """q, k and their gradients at random positions."""
+def check_rope(
+    what: Row, shape: dict[str, int], dtype: torch.dtype, interleaved: bool, repeats: int
+) -> Iterator[Row]:
+    """q, k and their gradients at random positions up to 2^31 - 1."""
     b, s, d = shape["B"], shape["S"], shape["D"]
     q, k, grad_q, grad_k = (
         random_heads(b, shape[heads], s, d, dtype) for heads in ("H", "Hk", "H", "Hk")
@@ -166,7 +171,7 @@ def check_rope(what: Row, shape: dict[str, int], dtype: torch.dtype, repeats: in
 
     def run(function: Callable[..., Any], dtype: torch.dtype) -> Sequence[Tensor]:
         leaves = [x.to(dtype).requires_grad_() for x in (q, k)]
-        outputs = function(*leaves, positions, inv_freq)
+        outputs = function(*leaves, positions, inv_freq, interleaved=interleaved)
         upstream = grad_q.to(dtype), grad_k.to(dtype)
         return *outputs, *torch.autograd.grad(outputs, leaves, upstream)
 
@@ -184,15 +189,20 @@ def _frequencies(rotary: int, theta: float = 5e5) -> Tensor:
     return theta ** (-torch.arange(0, rotary, 2, dtype=torch.float64, device=DEVICE) / rotary)
 
 
-def plain_rope(q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:
+def plain_rope(
+    q: Tensor, k: Tensor, positions: Tensor, inv_freq: Tensor, interleaved: bool = False
+) -> tuple[Tensor, Tensor]:
     """What a model does in its own dtype, given exact tables."""
-    angle = (positions[..., None].double() * inv_freq).repeat(1, 1, 2)[:, None]
+    angle = (positions[..., None].double() * inv_freq)[:, None]
     cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+    rotary = 2 * inv_freq.numel()
 
     def rotated(x: Tensor) -> Tensor:
-        x, rest = x[..., : angle.shape[-1]], x[..., angle.shape[-1] :]
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([x * cos + torch.cat([-second, first], dim=-1) * sin, rest], dim=-1)
+        x, rest = x[..., :rotary], x[..., rotary:]
+        first, second = (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+        turned = first * cos - second * sin, second * cos + first * sin
+        both = torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+        return torch.cat([both, rest], dim=-1)
 
     return rotated(q), rotated(k)
 

@@ -16,6 +16,7 @@ def rotate(
     position_ids: Tensor,
     increments: Tensor,
     attention_scaling: float,
+    interleaved: bool,
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """The kernel's result on CPU tensors. float64 is rotated in float64, the rest in float32."""
@@ -36,6 +37,11 @@ def rotate(
     dtype = torch.promote_types(q.dtype, torch.float32)
     buffers = q.new_empty(2, batch, size, heads, rotary_dim, dtype=dtype)
     x, rotated = buffers.transpose(2, 3)
+    first, second = (
+        (slice(0, None, 2), slice(1, None, 2))
+        if interleaved
+        else (slice(None, half), slice(half, None))
+    )
     for q_block, k_block, q_rotated, k_rotated, positions in zip(
         *(t[..., :rotary_dim].split(size, dim=2) for t in (q, k, q_out, k_out)),
         position_ids.split(size, dim=1),
@@ -47,9 +53,10 @@ def rotate(
         x[:, :num_heads], x[:, num_heads:] = q_block, k_block
         cos, sin = _cos_sin(positions, increments, attention_scaling, dtype)
         sin = -sin if inverse else sin
-        torch.mul(x, torch.cat([cos, cos], dim=-1), out=rotated)
-        rotated[..., :half].addcmul_(x[..., half:], sin, value=-1)
-        rotated[..., half:].addcmul_(x[..., :half], sin)
+        of_both = cos.repeat_interleave(2, dim=-1) if interleaved else torch.cat([cos, cos], dim=-1)
+        torch.mul(x, of_both, out=rotated)
+        rotated[..., first].addcmul_(x[..., second], sin, value=-1)
+        rotated[..., second].addcmul_(x[..., first], sin)
         q_rotated.copy_(rotated[:, :num_heads])
         k_rotated.copy_(rotated[:, num_heads:])
     return q_out, k_out

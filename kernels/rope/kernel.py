@@ -79,24 +79,37 @@ def _rotate_heads(
     sin,
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_REST: tl.constexpr,
 ):
-    """Rotate heads [head_start, head_end) of the tokens whose cosines and sines are given."""
+    """Rotate heads [head_start, head_end) of the tokens whose cosines and sines are given.
+
+    The partner of dimension `pair` is `pair + R/2`; INTERLEAVED pairs 2 `pair` with 2 `pair` + 1.
+    """
     dtype = out_ptr.dtype.element_ty
     x_ptr += token[:, None] * stride_xs
     out_ptr += token[:, None] * stride_os
     pair = tl.arange(0, BLOCK_HALF).to(tl.int64)[None, :]
     partner = ROTARY_DIM // 2 + pair
     mask = pair < ROTARY_DIM // 2
+    both = tl.arange(0, 2 * BLOCK_HALF).to(tl.int64)[None, :]
     rest = ROTARY_DIM + tl.arange(0, BLOCK_REST).to(tl.int64)[None, :]
     for index in range(head_start, head_end):
         head = tl.cast(index, tl.int64)
         x_row, out_row = x_ptr + head * stride_xh, out_ptr + head * stride_oh
-        first = _widen(tl.load(x_row + pair * stride_xd, mask))
-        second = _widen(tl.load(x_row + partner * stride_xd, mask))
-        tl.store(out_row + pair * stride_od, (first * cos - second * sin).to(dtype), mask)
-        tl.store(out_row + partner * stride_od, (second * cos + first * sin).to(dtype), mask)
+        if INTERLEAVED:
+            # Loaded as one and parted in registers: apart, partners take accesses of one element.
+            x = _widen(tl.load(x_row + both * stride_xd, both < ROTARY_DIM))
+            first, second = tl.split(tl.reshape(x, [x.shape[0], BLOCK_HALF, 2]))
+            turned = tl.join(first * cos - second * sin, second * cos + first * sin)
+            turned = tl.reshape(turned, x.shape).to(dtype)
+            tl.store(out_row + both * stride_od, turned, both < ROTARY_DIM)
+        else:
+            first = _widen(tl.load(x_row + pair * stride_xd, mask))
+            second = _widen(tl.load(x_row + partner * stride_xd, mask))
+            tl.store(out_row + pair * stride_od, (first * cos - second * sin).to(dtype), mask)
+            tl.store(out_row + partner * stride_od, (second * cos + first * sin).to(dtype), mask)
         if ROTARY_DIM < HEAD_DIM:
             copied = tl.load(x_row + rest * stride_xd, rest < HEAD_DIM)
             tl.store(out_row + rest * stride_od, copied, rest < HEAD_DIM)
@@ -137,6 +150,7 @@ def rope_kernel(
     sin_scale,  # of the other sign: the inverse rotation
     HEAD_DIM: tl.constexpr,
     ROTARY_DIM: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
     BLOCK_REST: tl.constexpr,
@@ -157,14 +171,14 @@ def rope_kernel(
         q_ptr + batch * stride_qb, q_out_ptr + batch * stride_qob,
         stride_qh, stride_qs, stride_qd, stride_qoh, stride_qos, stride_qod,
         token, head_start, head_start + heads_per_program, cos, sin,
-        HEAD_DIM, ROTARY_DIM, BLOCK_HALF, BLOCK_REST,
+        HEAD_DIM, ROTARY_DIM, INTERLEAVED, BLOCK_HALF, BLOCK_REST,
     )  # fmt: skip
     head_start = share * kv_heads_per_program
     _rotate_heads(
         k_ptr + batch * stride_kb, k_out_ptr + batch * stride_kob,
         stride_kh, stride_ks, stride_kd, stride_koh, stride_kos, stride_kod,
         token, head_start, head_start + kv_heads_per_program, cos, sin,
-        HEAD_DIM, ROTARY_DIM, BLOCK_HALF, BLOCK_REST,
+        HEAD_DIM, ROTARY_DIM, INTERLEAVED, BLOCK_HALF, BLOCK_REST,
     )  # fmt: skip
 
 
@@ -204,6 +218,7 @@ def rotate(
     position_ids: Tensor,
     increments: Tensor,
     attention_scaling: float,
+    interleaved: bool,
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """Rotated copies of q (B, H, S, D) and k (B, Hk, S, D), both of any strides, in one launch."""
@@ -215,7 +230,7 @@ def rotate(
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     if q.numel() or k.numel():
         grid, arguments = launch_arguments(
-            q, k, q_out, k_out, position_ids, increments, attention_scaling, inverse
+            q, k, q_out, k_out, position_ids, increments, attention_scaling, interleaved, inverse
         )
         with torch.cuda.device_of(q):
             rope_kernel[grid](**arguments)
@@ -230,6 +245,7 @@ def launch_arguments(
     position_ids: Tensor,
     increments: Tensor,
     attention_scaling: float,
+    interleaved: bool,
     inverse: bool,
 ) -> tuple[tuple[int, int, int], dict[str, Any]]:
     """Grid and arguments of `rope_kernel` that rotate q and k into q_out and k_out."""
@@ -259,6 +275,7 @@ def launch_arguments(
         sin_scale=-attention_scaling if inverse else attention_scaling,
         HEAD_DIM=head_dim,
         ROTARY_DIM=rotary_dim,
+        INTERLEAVED=interleaved,
         BLOCK_TOKENS=tiles.block_tokens,
         BLOCK_HALF=tiles.block_half,
         BLOCK_REST=tiles.block_rest,

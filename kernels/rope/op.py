@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..argument_types import LARGEST, check_dense, real
+from ..argument_types import LARGEST, check_dense, flag, real
 from ..differentiation import check_differentiation
 from . import cpu, kernel
 from .phase import phase_increments
 
-Rotate = Callable[[Tensor, Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
+Rotate = Callable[[Tensor, Tensor, Tensor, Tensor, float, bool, bool], tuple[Tensor, Tensor]]
 
 
 def _define(name: str, on_cpu: Rotate, on_gpu: Rotate) -> torch.library.CustomOpDef:
@@ -27,18 +27,19 @@ def _define(name: str, on_cpu: Rotate, on_gpu: Rotate) -> torch.library.CustomOp
         position_ids: Tensor,
         increments: Tensor,
         attention_scaling: float,
+        interleaved: bool,
         inverse: bool,
     ) -> tuple[Tensor, Tensor]:
-        return on_cpu(q, k, position_ids, increments, attention_scaling, inverse)
+        return on_cpu(q, k, position_ids, increments, attention_scaling, interleaved, inverse)
 
     operation.register_kernel("cuda")(on_gpu)
 
     @operation.register_fake
-    def _(q, k, position_ids, increments, attention_scaling, inverse):
+    def _(q, k, position_ids, increments, attention_scaling, interleaved, inverse):
         return torch.empty_like(q), torch.empty_like(k)
 
     def setup_context(ctx, inputs, output):
-        q, k, position_ids, increments, ctx.attention_scaling, ctx.inverse = inputs
+        q, k, position_ids, increments, *ctx.how, ctx.inverse = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(position_ids, increments)
         ctx.shapes = q.shape, k.shape
@@ -50,15 +51,15 @@ def _define(name: str, on_cpu: Rotate, on_gpu: Rotate) -> torch.library.CustomOp
         ]
         some = next((grad for grad in present if grad is not None), None)
         if some is None:
-            return (None,) * 6
+            return (None,) * 7
         # An absent gradient is given as one of no heads.
         dq, dk = (some[:, :0] if grad is None else grad for grad in present)
-        dq, dk = operation(dq, dk, *ctx.saved_tensors, ctx.attention_scaling, not ctx.inverse)
+        dq, dk = operation(dq, dk, *ctx.saved_tensors, *ctx.how, not ctx.inverse)
         dq, dk = (
             None if grad is None else rotated
             for grad, rotated in zip(present, (dq, dk), strict=True)
         )
-        return dq, dk, None, None, None, None
+        return dq, dk, None, None, None, None, None
 
     operation.register_autograd(backward, setup_context=setup_context)
     return operation
@@ -69,12 +70,18 @@ _rope_triton = _define("lrk::rope_triton", on_cpu=kernel.rotate, on_gpu=kernel.r
 
 
 def rope(
-    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float = 1.0
+    q: Tensor,
+    k: Tensor,
+    position_ids: Tensor,
+    inv_freq: Tensor,
+    attention_scaling: float = 1.0,
+    interleaved: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys by their positions (RoPE), exactly at any position.
 
     RoFormer (Su et al., 2021, arXiv:2104.09864) with Llama's pairing: for `j < R/2`,
     `(x_j, x_{j + R/2})` turns by `position * inv_freq[j]` radians; dimensions from R on are copied.
+    Where `interleaved`, it is RoFormer's own pair `(x_{2j}, x_{2j + 1})` that turns (GLM-4).
     Angles are formed from the raw positions in 64-bit fixed point: cosine and sine are within
     1.5e-7 of the truth for `inv_freq` as given, at every position up to `2^38`, and beyond off by
     another 1.7e-19 rad a position. The rotation is computed in float32 (float64 for float64
@@ -92,6 +99,7 @@ def rope(
         inv_freq: (R/2,) with 2 <= R <= D: radians per position in float64 or float32, taken as
             exact; or `phase_increments(inv_freq)` in int64, which spares each call the conversion.
         attention_scaling: factor on the rotated dimensions (YaRN's and LongRoPE's), finite.
+        interleaved: partners are neighbours, 2j and 2j + 1, instead of R/2 apart.
 
     Returns:
         Rotated q and k, with the strides of `torch.empty_like`.
@@ -102,19 +110,31 @@ def rope(
             range.
         NotImplementedError: `torch.func.grad`, `torch.func.jvp` and the like.
     """
-    return _rope(*_checked(q, k, position_ids, inv_freq, attention_scaling), False)
+    return _rope(*_checked(q, k, position_ids, inv_freq, attention_scaling, interleaved), False)
 
 
 def rope_triton(
-    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float = 1.0
+    q: Tensor,
+    k: Tensor,
+    position_ids: Tensor,
+    inv_freq: Tensor,
+    attention_scaling: float = 1.0,
+    interleaved: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`rope` by the Triton kernel: on a GPU, or on CPU tensors in Triton's interpreter."""
-    return _rope_triton(*_checked(q, k, position_ids, inv_freq, attention_scaling), False)
+    return _rope_triton(
+        *_checked(q, k, position_ids, inv_freq, attention_scaling, interleaved), False
+    )
 
 
 def _checked(
-    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    q: Tensor,
+    k: Tensor,
+    position_ids: Tensor,
+    inv_freq: Tensor,
+    attention_scaling: float,
+    interleaved: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float, bool]:
     """The arguments, with phase increments for frequencies, or an error about the first bad one."""
     check_dense(q=q, k=k, position_ids=position_ids, inv_freq=inv_freq)
     _check_queries_and_keys(q, k)
@@ -124,8 +144,9 @@ def _checked(
     attention_scaling = real("attention_scaling", attention_scaling)
     if not -LARGEST <= attention_scaling <= LARGEST:
         raise ValueError(f"attention_scaling must be within {LARGEST:g}, got {attention_scaling}")
+    interleaved = flag("interleaved", interleaved)
     increments = inv_freq if inv_freq.dtype == torch.int64 else phase_increments(inv_freq)
-    return q, k, position_ids, increments, attention_scaling
+    return q, k, position_ids, increments, attention_scaling, interleaved
 
 
 def _check_queries_and_keys(q: Tensor, k: Tensor) -> None:

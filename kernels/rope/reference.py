@@ -19,21 +19,34 @@ def angles(position_ids: Tensor, inv_freq: Tensor) -> Tensor:
     return position_ids[..., None].double() * inv_freq.double()
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs `(x_j, x_{j + R/2})` of the last dimension; dimensions from R on stay."""
-    half = cos.shape[-1]
-    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Rotate the pairs of the last dimension's first R; dimensions from R on stay.
+
+    The pairs are `(x_j, x_{j + R/2})`, or `(x_{2j}, x_{2j + 1})` where `interleaved`.
+    """
+    rotary_dim = 2 * cos.shape[-1]
+    rotary, rest = x.split([rotary_dim, x.shape[-1] - rotary_dim], dim=-1)
+    order = "(j pair)" if interleaved else "(pair j)"
+    first, second = rearrange(rotary, f"b h s {order} -> pair b h s j", pair=2)
+    turned = torch.stack([first * cos - second * sin, second * cos + first * sin])
+    return torch.cat([rearrange(turned, f"pair b h s j -> b h s {order}"), rest], dim=-1)
 
 
 def rope_reference(
-    q: Tensor, k: Tensor, position_ids: Tensor, inv_freq: Tensor, attention_scaling: float = 1.0
+    q: Tensor,
+    k: Tensor,
+    position_ids: Tensor,
+    inv_freq: Tensor,
+    attention_scaling: float = 1.0,
+    interleaved: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Rotate queries and keys, in float64, rounded once to their dtype.
 
     RoFormer (Su et al., 2021, arXiv:2104.09864, equation 34), with Llama's order of dimensions: the
-    partner of dimension `j` is `j + R/2`. See `lrk.kernels.rope.rope` for the arguments.
+    partner of dimension `j` is `j + R/2`; where `interleaved`, with RoFormer's own: the partner of
+    `2j` is `2j + 1`. See `lrk.kernels.rope.rope` for the arguments.
     """
     theta = rearrange(angles(position_ids, inv_freq), "b s j -> b 1 s j")
     cos, sin = theta.cos() * attention_scaling, theta.sin() * attention_scaling
-    return rotate(q.double(), cos, sin).to(q.dtype), rotate(k.double(), cos, sin).to(k.dtype)
+    rotated_q, rotated_k = (rotate(x.double(), cos, sin, interleaved) for x in (q, k))
+    return rotated_q.to(q.dtype), rotated_k.to(k.dtype)

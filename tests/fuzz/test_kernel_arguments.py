@@ -313,6 +313,7 @@ def rope_arguments(random: Random, small: bool) -> Arguments:
         "position_ids": ids.to(torch.int32) if random.random() < 0.3 else ids,
         "inv_freq": frequencies,
         "attention_scaling": random.choice((1.0, 1.2, 1)),
+        "interleaved": random.choice((False, True)),
     }
 
 

@@ -30,7 +30,8 @@ SHAPE = {"B": 1, "S": 9, "H": 2, "Hk": 1, "D": 16, "rotary": 16}
 def check(what):
     return {
         "attention": partial(check_attention, ROW, CASE, repeats=2),
-        "rope": partial(check_rope, ROW, SHAPE, torch.float32, repeats=2),
+        "rope": partial(check_rope, ROW, SHAPE, torch.float32, False, repeats=2),
+        "interleaved rope": partial(check_rope, ROW, SHAPE, torch.float32, True, repeats=2),
         "loss": partial(check_loss, ROW, LossCase("mean", (20, 16, 33), torch.float32), repeats=2),
         "divergence": partial(
             check_divergence, ROW, DivergenceCase("mean", (20, 16, 33), torch.float32), repeats=2
@@ -41,6 +42,7 @@ def check(what):
 OURS = {
     "attention": "attention_triton",
     "rope": "rope_triton",
+    "interleaved rope": "rope_triton",
     "loss": "linear_cross_entropy_triton",
     "divergence": "linear_kl_triton",
 }

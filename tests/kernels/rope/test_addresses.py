@@ -25,7 +25,8 @@ def spread(axis: int, device: torch.device) -> torch.Tensor:
 @pytest.mark.parametrize("rotary_dim", [4, 2])
 @pytest.mark.parametrize("side", ["input", "output"])
 @pytest.mark.parametrize("axis", range(4), ids=["batch", "head", "token", "dimension"])
-def test_beyond_two_to_the_31(axis, side, rotary_dim, device):
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_beyond_two_to_the_31(interleaved, axis, side, rotary_dim, device):
     torch.manual_seed(axis)
     values = torch.randn(SHAPE).bfloat16().to(device)
     q, q_out = values, torch.empty_like(values)
@@ -39,11 +40,11 @@ def test_beyond_two_to_the_31(axis, side, rotary_dim, device):
     for order in (1, -1):
         pair, out = (q, values)[::order], (q_out, torch.empty_like(values))[::order]
         grid, arguments = launch_arguments(
-            *pair, *out, position_ids, phase_increments(inv_freq), 1.0, False
+            *pair, *out, position_ids, phase_increments(inv_freq), 1.0, interleaved, False
         )
         q_out.zero_()
         rope_kernel[grid](**arguments)
-        truth, _ = rope_reference(values, values, position_ids, inv_freq)
+        truth, _ = rope_reference(values, values, position_ids, inv_freq, 1.0, interleaved)
         torch.testing.assert_close(q_out, truth, rtol=2**-7, atol=1e-3)
 
 

@@ -24,12 +24,12 @@ def arguments(device, dtype=torch.float32, length=6, rotary_dim=16):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("inverse", [False, True])
-def test_opcheck(name, inverse, device):
+@pytest.mark.parametrize(("interleaved", "inverse"), [(False, False), (False, True), (True, False)])
+def test_opcheck(name, interleaved, inverse, device):
     q, k, position_ids, increments = arguments(device, length=5)
     operation = getattr(torch.ops.lrk, name).default
     inputs = q.requires_grad_(), k.requires_grad_(not inverse), position_ids, increments
-    torch.library.opcheck(operation, (*inputs, 1.3, inverse))
+    torch.library.opcheck(operation, (*inputs, 1.3, interleaved, inverse))
 
 
 def test_opcheck_of_phase_increments(device):
@@ -38,12 +38,13 @@ def test_opcheck_of_phase_increments(device):
 
 
 @pytest.mark.parametrize("function", [rope, rope_reference])
-def test_gradients_in_float64(function):
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_gradients_in_float64(function, interleaved):
     q, k, position_ids, increments = arguments("cpu", torch.float64, length=2, rotary_dim=12)
     q, k = q[:, :2], k[:, :1]
 
     def both(q, k):
-        return function(q, k, position_ids, increments, 1.3)
+        return function(q, k, position_ids, increments, 1.3, interleaved)
 
     inputs = q.requires_grad_(), k.requires_grad_()
     assert gradcheck(both, inputs)
@@ -97,7 +98,7 @@ def test_backward_keeps_only_positions_and_frequencies(device):
 def bad(**changes):
     """Good arguments with some of them changed, by functions of the good ones."""
     good = dict(zip(("q", "k", "position_ids", "inv_freq"), arguments("cpu"), strict=True))
-    return good | {name: change(good[name]) for name, change in changes.items()}
+    return good | {name: change(good.get(name)) for name, change in changes.items()}
 
 
 @pytest.mark.parametrize("function", [rope, rope_triton])
@@ -121,6 +122,11 @@ def bad(**changes):
         ({"inv_freq": lambda f: f.double().requires_grad_()}, ValueError, r"requires a gradient"),
         ({"inv_freq": lambda f: f.double() / 0}, ValueError, r"inv_freq must be finite"),
         ({"inv_freq": lambda f: f.to("meta")}, ValueError, r"device of q, cpu, got meta"),
+        (
+            {"interleaved": lambda _: 1},
+            TypeError,
+            r"interleaved is 1, of type int: must be True or",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(function, changes, error, message):

@@ -21,17 +21,22 @@ def transformers_layout(batch: int, heads: int, length: int, head_dim: int) -> T
     return torch.randn(batch, length, heads, head_dim).transpose(1, 2)
 
 
-def plain(q, k, position_ids, inv_freq, attention_scaling=1.0):
+def plain(q, k, position_ids, inv_freq, attention_scaling=1.0, interleaved=False):
     """What a model does in its own dtype, given exact tables: rounded cosines, rounded products."""
     rotary_dim = 2 * inv_freq.numel()
-    angle = (position_ids[..., None].double() * inv_freq.double()).repeat(1, 1, 2)[:, None]
-    cos = (angle.cos() * attention_scaling).to(q.dtype)
-    sin = (angle.sin() * attention_scaling).to(q.dtype)
+    angle = position_ids[..., None].double() * inv_freq.double()
+    angle = angle.repeat_interleave(2, dim=-1) if interleaved else angle.repeat(1, 1, 2)
+    cos = (angle.cos() * attention_scaling).to(q.dtype)[:, None]
+    sin = (angle.sin() * attention_scaling).to(q.dtype)[:, None]
 
     def rotate(x):
         x, rest = x[..., :rotary_dim], x[..., rotary_dim:]
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([x * cos + torch.cat([-second, first], dim=-1) * sin, rest], dim=-1)
+        if interleaved:
+            partners = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+        else:
+            first, second = x.chunk(2, dim=-1)
+            partners = torch.cat([-second, first], dim=-1)
+        return torch.cat([x * cos + partners * sin, rest], dim=-1)
 
     return rotate(q), rotate(k)
 
@@ -50,10 +55,11 @@ def check(
     position_ids,
     inv_freq,
     attention_scaling=1.0,
+    interleaved=False,
     output_factor=OUTPUT_FACTOR,
 ):
     grads = [torch.randn_like(q), torch.randn_like(k)]
-    arguments = position_ids, inv_freq, attention_scaling
+    arguments = position_ids, inv_freq, attention_scaling, interleaved
     ours = results(implementation, q, k, *arguments, grads=grads)
     in_dtype = results(plain, q, k, *arguments, grads=grads)
     truth = results(
@@ -94,10 +100,50 @@ def test_values_and_gradients(
     check(implementation, q, k, position_ids, frequencies(rotary_dim, device))
 
 
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "length", "head_dim", "rotary_dim"),
+    [
+        pytest.param(1, 9, 1, 21, 128, 64, id="GLM-4's half of the head"),
+        pytest.param(2, 3, 3, 33, 80, 80, id="D 80, half not a power of 2"),
+        pytest.param(2, 3, 2, 9, 81, 34, id="odd D"),
+        pytest.param(1, 2, 1, 5, 64, 2, id="one pair"),
+        pytest.param(2, 4, 0, 7, 64, 64, id="no keys"),
+        pytest.param(2, 5, 2, 0, 64, 64, id="S 0"),
+        pytest.param(1, 2, 1, 300, 16, 16, id="several blocks of tokens"),
+    ],
+)
+def test_interleaved_pairs(
+    implementation, dtype, batch, heads, kv_heads, length, head_dim, rotary_dim, device, poisoned
+):
+    torch.manual_seed(length)
+    q = transformers_layout(batch, heads, length, head_dim).to(device, dtype)
+    k = transformers_layout(batch, kv_heads, length, head_dim).to(device, dtype)
+    position_ids = torch.randint(0, 131_072, (batch, length), device=device)
+    # In float32 as in `test_random_case`.
+    factor = GRADIENT_FACTOR if dtype == torch.float32 else OUTPUT_FACTOR
+    check(implementation, q, k, position_ids, frequencies(rotary_dim, device), 1.2, True, factor)
+
+
+@pytest.mark.parametrize("implementation", [*IMPLEMENTATIONS, rope_reference])
+def test_interleaving_is_an_order_of_dimensions(implementation, device):
+    """By halves of the dimensions 0, 2, 4, ..., 1, 3, 5, ... in this order: the same rotation."""
+    torch.manual_seed(0)
+    q, k = (transformers_layout(2, heads, 9, 40).to(device) for heads in (4, 2))
+    position_ids = torch.randint(0, 131_072, (2, 9), device=device)
+    order = torch.tensor([*range(0, 24, 2), *range(1, 24, 2), *range(24, 40)], device=device)
+    arguments = position_ids, frequencies(24, device), 1.3
+    neighbours = implementation(q, k, *arguments, interleaved=True)
+    halves = implementation(q[..., order], k[..., order], *arguments)
+    for one, other in zip(neighbours, halves, strict=True):
+        torch.testing.assert_close(one[..., order], other, rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(200))
 def test_random_case(seed, device, poisoned):
-    """Shapes, strides, dtypes, bases and positions drawn from a seed.
+    """Shapes, strides, dtypes, bases, positions and pairings drawn from a seed.
 
     In float32 the kernel's cosines, within 1.0e-7, show beside tables that were rounded once.
     """
@@ -119,7 +165,8 @@ def test_random_case(seed, device, poisoned):
     inv_freq = frequencies(rotary_dim, device, draw.choice([1e4, 5e5, 1e8]))
     factor = GRADIENT_FACTOR if dtype == torch.float32 else OUTPUT_FACTOR
     scaling = draw.choice([1.0, 1.2])
-    check(rope_triton, q, k, positions.to(device), inv_freq, scaling, factor)
+    interleaved = draw.random() < 0.5
+    check(rope_triton, q, k, positions.to(device), inv_freq, scaling, interleaved, factor)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -162,6 +209,7 @@ def strided(kind: str, heads: int, device: torch.device) -> Tensor:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(
     "kind",
     [
@@ -173,11 +221,11 @@ def strided(kind: str, heads: int, device: torch.device) -> Tensor:
         "expanded over batch and heads",
     ],
 )
-def test_any_strides(implementation, kind, device, poisoned):
+def test_any_strides(implementation, kind, interleaved, device, poisoned):
     torch.manual_seed(0)
     q, k = strided(kind, 5, device), strided(kind, 2, device)
     position_ids = torch.randint(0, 10**5, (2, 11), device=device)
-    check(implementation, q, k, position_ids, frequencies(32, device), 0.7)
+    check(implementation, q, k, position_ids, frequencies(32, device), 0.7, interleaved)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
