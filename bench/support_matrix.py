@@ -30,8 +30,10 @@ in `pyproject.toml`, the third is what machines with a GPU have. The last are up
 `python -m lrk.env` says what of an installation lies outside of the ranges, and whether generation
 is right in it.
 
-A release of transformers whose modules take arguments by other names is refused: `lrk.patch` raises
-one sentence that names class, argument and release, and patches nothing.
+A release of transformers whose modules take arguments by other names, rotate by another function or
+read what lrk does not know is refused: `lrk.patch` raises one sentence that names class, argument
+and release, and patches nothing. What transformers' own tests say of patched models:
+[transformers_tests.md](transformers_tests.md).
 
 ## Features
 
@@ -39,7 +41,13 @@ Under transformers {releases}.
 
 Float32 on a CPU, tiny models with random weights. A cell is *yes* where every test of its row
 passed under all of these releases: the patched model gave the tokens, logits, loss or gradients of
-the stock one, or of itself without what the row is about. "-" means that no test looks.
+the stock one, or of itself without what the row is about. *refused* is one sentence that says what
+to do instead; *not run*, that a dependency has it not. "-" means that no test looks.
+
+The tests of llama, mistral and qwen2 are part of every run; of the other types about a third is,
+and all of them is what the command above runs. An attention of transformers is patched by another
+function inside its own forward ([architecture.md](architecture.md#the-patch)), so a further type is
+a line in `lrk/hf/architectures.py`.
 """
 
 NOT_COVERED = """\
@@ -63,6 +71,11 @@ Refused, with one sentence that says what to do instead:
   None with a warning, as under sdpa;
 - an `attn_implementation` beside an `attention` that would replace it, in
   `AutoLrkModelForCausalLM` and `apply_lrk_to_*`;
+- norms and MLPs in tiles where experts choose their tokens, and several layers under a checkpoint
+  where layers have RoPE parameters of their own: leave `tile_tokens` at 0, `layers_per_checkpoint`
+  at 1;
+- SelfExtend, STRING and DCA where an attention does more than Llama's (norms of queries and keys,
+  one projection for all, sinks, interleaved pairs);
 - a RoPE whose frequencies are not those of transformers (`partial_rotary_factor` with a `rope_type`
   other than default), and `lrk.decode.pcd` where they depend on the length of the text.
 
@@ -71,16 +84,16 @@ With LoRA on `lm_head` the loss forms the gradient of all of `lm_head`'s weights
 
 
 def read(reports: list[str]) -> Outcomes:
-    """The worst outcome of the tests of each cell: "yes", "not run" or "fails"."""
+    """The worst outcome of the tests of each cell; "refused" is what a test may say of itself."""
     outcomes: Outcomes = {}
-    ranks = ("yes", "not run", "fails")
+    ranks = ("yes", "refused", "not run", "fails")
     for report in reports:
         for case in ElementTree.parse(report).iter("testcase"):
             about = {each.get("name"): each.get("value", "") for each in case.iter("property")}
             if "feature" not in about:
                 continue
             tags = {child.tag for child in case}
-            outcome = "fails" if tags & {"failure", "error"} else "yes"
+            outcome = "fails" if tags & {"failure", "error"} else about.get("outcome", "yes")
             outcome = "not run" if "skipped" in tags else outcome
             cell = (about["feature"], about["model"], about["transformers"])
             outcomes[cell] = max(outcome, outcomes.get(cell, "yes"), key=ranks.index)

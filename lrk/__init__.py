@@ -10,6 +10,7 @@ check_floors()  # before what would fail, or worse, on an older PyTorch
 from lrk import positions  # noqa: E402
 from lrk.hf import (  # noqa: E402
     AutoLrkModelForCausalLM,
+    apply_lrk_to,
     apply_lrk_to_llama,
     apply_lrk_to_mistral,
     apply_lrk_to_qwen2,
@@ -22,6 +23,7 @@ from lrk.hf import (  # noqa: E402
 __version__ = "0.1.0"
 __all__ = [
     "AutoLrkModelForCausalLM",
+    "apply_lrk_to",
     "apply_lrk_to_llama",
     "apply_lrk_to_mistral",
     "apply_lrk_to_qwen2",

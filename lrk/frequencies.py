@@ -16,7 +16,10 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 # Their rotary embeddings turn whole heads, whatever partial_rotary_factor says.
-_WHOLE_HEADS = ("llama", "mistral", "qwen2")
+_WHOLE_HEADS = (
+    *("gemma2", "gemma3_text", "gpt_oss", "granite", "llama", "ministral3", "mistral", "mixtral"),
+    *("olmo2", "olmo3", "qwen2", "qwen3", "qwen3_moe", "smollm3"),
+)
 
 
 class RopeFrequencies(NamedTuple):
@@ -26,16 +29,41 @@ class RopeFrequencies(NamedTuple):
     attention_scaling: float
 
 
-def rope_frequencies(config: PretrainedConfig) -> RopeFrequencies:
+def rope_layer_types(config: PretrainedConfig) -> tuple[str | None, ...]:
+    """The kinds of layers that have RoPE parameters of their own; (None,) where all share one set.
+
+    OLMo 3 and Gemma 3 have a set for each of `config.layer_types`.
+    """
+    parameters = config.rope_parameters
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds or not kinds <= parameters.keys():
+        return (None,)
+    return tuple(sorted(kind for kind in kinds if parameters[kind] is not None))
+
+
+def rope_parameters(config: PretrainedConfig, layer_type: str | None = None) -> dict[str, Any]:
+    """Those of one of `rope_layer_types`."""
+    parameters = config.rope_parameters
+    return parameters if layer_type is None else parameters[layer_type]
+
+
+def rope_frequencies(config: PretrainedConfig, layer_type: str | None = None) -> RopeFrequencies:
     """Frequencies of `config.rope_parameters`, for every position up to the whole window.
 
     `dynamic` is resolved at `factor * max_position_embeddings`, the length it was configured for;
     `longrope` at `max_position_embeddings`.
 
+    Args:
+        layer_type: one of `rope_layer_types(config)`.
+
     Raises:
         ValueError: for a `rope_type` that is not one of `ROPE_TYPES`.
     """
-    parameters = config.rope_parameters
+    return frequencies_of(config, rope_parameters(config, layer_type))
+
+
+def frequencies_of(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
+    """As `rope_frequencies`, of parameters that need not be the config's own."""
     rope_type = parameters.get("rope_type", "default")
     if rope_type not in ROPE_TYPES:
         raise ValueError(
@@ -44,21 +72,27 @@ def rope_frequencies(config: PretrainedConfig) -> RopeFrequencies:
     return ROPE_TYPES[rope_type](config, parameters)
 
 
-def rotary_dim(config: PretrainedConfig) -> int:
+def rotary_dim(config: PretrainedConfig, layer_type: str | None = None) -> int:
     """`R`, how many dimensions of a head are rotated."""
+    return _rotary_dim(config, rope_parameters(config, layer_type))
+
+
+def _rotary_dim(config: PretrainedConfig, parameters: dict[str, Any]) -> int:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if config.model_type in _WHOLE_HEADS:
         return head_dim
-    return int(head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+    return int(head_dim * parameters.get("partial_rotary_factor", 1.0))
 
 
-def _geometric(theta: float, dim: int) -> Tensor:
+def geometric(theta: float, dim: int) -> Tensor:
     """`theta ** (-2 j / R)` for `j = 0 .. R/2 - 1`."""
     return theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
 
 
 def _default(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
-    return RopeFrequencies(_geometric(parameters["rope_theta"], rotary_dim(config)), 1.0)
+    return RopeFrequencies(
+        geometric(parameters["rope_theta"], _rotary_dim(config, parameters)), 1.0
+    )
 
 
 def _linear(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
@@ -79,9 +113,12 @@ class DynamicFrequencies(NamedTuple):
 
     @classmethod
     def of(
-        cls, config: PretrainedConfig, device: torch.device | None = None
+        cls,
+        config: PretrainedConfig,
+        parameters: dict[str, Any],
+        device: torch.device | None = None,
     ) -> "DynamicFrequencies":
-        parameters, dim = config.rope_parameters, rotary_dim(config)
+        dim = _rotary_dim(config, parameters)
         inv_freq = _default(config, parameters).inv_freq.to(device)
         exponent = torch.arange(0, dim, 2, dtype=torch.float64, device=device) / (dim - 2)
         return cls(inv_freq, exponent, parameters["factor"], config.max_position_embeddings)
@@ -113,9 +150,11 @@ class LongRopeFrequencies(NamedTuple):
 
     @classmethod
     def of(
-        cls, config: PretrainedConfig, device: torch.device | None = None
+        cls,
+        config: PretrainedConfig,
+        parameters: dict[str, Any],
+        device: torch.device | None = None,
     ) -> "LongRopeFrequencies":
-        parameters = config.rope_parameters
         inv_freq = _default(config, parameters).inv_freq
         short, long = (
             (inv_freq / torch.tensor(parameters[name], dtype=torch.float64)).to(device)
@@ -139,25 +178,33 @@ class LongRopeFrequencies(NamedTuple):
 
 
 def frequencies_by_length(
-    config: PretrainedConfig, device: torch.device | None = None
+    config: PretrainedConfig,
+    device: torch.device | None = None,
+    layer_type: str | None = None,
 ) -> DynamicFrequencies | LongRopeFrequencies | None:
-    """What `rope_type` says for each length of a text; None for types that do not ask.
+    """What `rope_type` says for each length of a text; None for frequencies that do not ask.
+
+    They do not ask either where `longrope` divides short and long texts alike.
 
     Args:
         device: where lengths will be.
+        layer_type: one of `rope_layer_types(config)`.
     """
-    kind = BY_LENGTH.get(config.rope_parameters.get("rope_type", "default"))
-    return None if kind is None else kind.of(config, device)
+    parameters = rope_parameters(config, layer_type)
+    kind = BY_LENGTH.get(parameters.get("rope_type", "default"))
+    if kind is LongRopeFrequencies and parameters["short_factor"] == parameters["long_factor"]:
+        return None
+    return None if kind is None else kind.of(config, parameters, device)
 
 
 def _dynamic(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
-    found = DynamicFrequencies.of(config)
+    found = DynamicFrequencies.of(config, parameters)
     return RopeFrequencies(found.at(torch.tensor(found.longest)), 1.0)
 
 
 def _yarn(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
     """YaRN (2309.00071): fast dimensions extrapolate, slow ones interpolate, a ramp between."""
-    dim, theta = rotary_dim(config), parameters["rope_theta"]
+    dim, theta = _rotary_dim(config, parameters), parameters["rope_theta"]
     length = parameters["original_max_position_embeddings"]
     factor = parameters.get("factor") or config.max_position_embeddings / length
 
@@ -173,7 +220,7 @@ def _yarn(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequenci
     if low == high:
         high += 0.001
     ramp = ((torch.arange(dim // 2, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
-    inv_freq = _geometric(theta, dim)
+    inv_freq = geometric(theta, dim)
     return RopeFrequencies(
         inv_freq / factor * ramp + inv_freq * (1 - ramp), _yarn_scaling(parameters, factor)
     )
@@ -192,7 +239,7 @@ def _yarn_scaling(parameters: dict[str, Any], factor: float) -> float:
 
 
 def _longrope(config: PretrainedConfig, parameters: dict[str, Any]) -> RopeFrequencies:
-    found = LongRopeFrequencies.of(config)
+    found = LongRopeFrequencies.of(config, parameters)
     factor = parameters.get("factor") or found.window / found.original
     scaling = parameters.get("attention_factor")
     if scaling is None:
@@ -223,4 +270,4 @@ BY_LENGTH: dict[str, type[DynamicFrequencies] | type[LongRopeFrequencies]] = {
     "dynamic": DynamicFrequencies,
     "longrope": LongRopeFrequencies,
 }
-"""Types whose frequencies depend on the length of the text."""
+"""Types whose frequencies may depend on the length of the text: see `frequencies_by_length`."""

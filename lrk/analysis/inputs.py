@@ -18,6 +18,7 @@ from lrk.analysis.arguments import AnalysisArguments
 from lrk.analysis.extended import FACTOR
 from lrk.eval.losses import check_head
 from lrk.hf import SUPPORTED, patch
+from lrk.hf.architectures import check_supported
 from lrk.hf.patch import check_release
 from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
 from lrk.recipe import Placement, Samples, load_documents, tokenize
@@ -33,11 +34,11 @@ def load_config(arguments: AnalysisArguments) -> PretrainedConfig:
             that lrk cannot patch, or lrk does not support the installed transformers.
     """
     config = load_auto(AutoConfig, "model", arguments.model, arguments.gguf_file)
-    if config.model_type not in SUPPORTED and arguments.target_length is not None:
-        raise ValueError(
-            f"target_length is {arguments.target_length}, but model {arguments.model!r} is of "
-            f"model type {config.model_type!r}, whose attention takes skipped positions for the "
-            f"starts of documents; supported are {', '.join(SUPPORTED)}"
+    if arguments.target_length is not None:
+        check_supported(
+            config,
+            f"target_length is {arguments.target_length}, so that positions skip, but model "
+            f"{arguments.model!r} is",
         )
     if config.model_type in SUPPORTED:
         check_release(config.model_type)

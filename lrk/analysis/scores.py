@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrk.hf.logit_scale import logit_scale
 from lrk.kernels.cross_entropy import token_logprobs
 
 
@@ -32,12 +33,13 @@ def token_logits(
     hidden = model.base_model(tokens[None], use_cache=False, **placed)[0][0, :-1]
     head = model.get_output_embeddings()
     labels = tokens[1:].to(head.weight.device)
+    scale, bias = logit_scale(model), getattr(head, "bias", None)
     scores = token_logprobs(
-        hidden.to(head.weight.device),
+        scale.divided(hidden.to(head.weight.device)),
         head.weight,
         labels,
-        bias=getattr(head, "bias", None),
+        bias=None if bias is None else scale.divided(bias),
         ignore_index=None,
-        softcap=getattr(model.config, "final_logit_softcapping", None),
+        softcap=scale.softcap,
     ).label_logit
     return torch.nn.functional.pad(scores.float(), (1, 0), value=math.nan).cpu()

@@ -21,7 +21,12 @@ from transformers.utils.generic import can_return_tuple
 
 from lrk.decode.swapped import swapped
 from lrk.field_types import check_types
-from lrk.frequencies import BY_LENGTH, rope_frequencies
+from lrk.frequencies import (
+    frequencies_by_length,
+    rope_frequencies,
+    rope_layer_types,
+    rope_parameters,
+)
 from lrk.hf.architectures import architecture_of
 from lrk.hf.cache_name import CACHE_NAME, either_cache_name, named_cache
 from lrk.hf.causal_lm import LrkForCausalLM
@@ -78,30 +83,39 @@ def pcd(
     """
     numbers = Contrast(alpha, beta, base_ratio, gamma)
     causal_lm, rotary = _parts(model)
-    rope_type = rotary.config.rope_parameters.get("rope_type", "default")
-    if rope_type in BY_LENGTH:
-        raise ValueError(
-            f"rope_type is {rope_type!r}, whose frequencies depend on the length of the text; PCD "
-            "perturbs frequencies that stay the same"
-        )
-    frequencies = perturbed_frequencies(rotary.config, alpha, base_ratio)
-    perturbed = _Perturbed(numbers, rotary, phase_increments(frequencies))
+    config = rotary.config
+    increments = {}
+    for layer_type in rope_layer_types(config):
+        rope_type = rope_parameters(config, layer_type).get("rope_type", "default")
+        if frequencies_by_length(config, layer_type=layer_type) is not None:
+            raise ValueError(
+                f"rope_type is {rope_type!r}, whose frequencies depend on the length of the text; "
+                "PCD perturbs frequencies that stay the same"
+            )
+        frequencies = perturbed_frequencies(config, alpha, base_ratio, layer_type)
+        increments[layer_type] = phase_increments(frequencies)
+    perturbed = _Perturbed(numbers, rotary, increments)
     with swapped([causal_lm], ContrastedForCausalLM, _lrk_perturbed=perturbed):
         yield model
 
 
-def perturbed_frequencies(config: PretrainedConfig, alpha: float, base_ratio: float) -> Tensor:
+def perturbed_frequencies(
+    config: PretrainedConfig, alpha: float, base_ratio: float, layer_type: str | None = None
+) -> Tensor:
     """`T theta_j + (1 - T) theta'_j` with `T = 2 - exp(alpha x)` and `x = 2 j / R`, `j = 1 .. R/2`.
 
     `theta_j` are the model's frequencies and `theta'_j = B' ** (-2 (j - 1) / R)` those of the
     smaller base `B' = base_ratio * rope_theta`.
 
+    Args:
+        layer_type: one of `lrk.frequencies.rope_layer_types(config)`.
+
     Returns:
         (R/2,) float64, radians per position.
     """
-    inv_freq = rope_frequencies(config).inv_freq
+    inv_freq = rope_frequencies(config, layer_type).inv_freq
     x = torch.arange(1, len(inv_freq) + 1, dtype=torch.float64) / len(inv_freq)
-    base = base_ratio * config.rope_parameters["rope_theta"]
+    base = base_ratio * rope_parameters(config, layer_type)["rope_theta"]
     faster = base ** -(x - x[0])
     share = 2 - torch.exp(alpha * x)
     return share * inv_freq + (1 - share) * faster
@@ -121,7 +135,7 @@ def contrasted(logits: Tensor, perturbed: Tensor, beta: float, gamma: int) -> Te
 class _Perturbed(NamedTuple):
     numbers: Contrast
     rotary: LrkRotaryEmbedding
-    increments: Tensor
+    increments: dict[str | None, Tensor]
 
     @contextmanager
     def perturbing(self) -> Iterator[None]:
@@ -129,7 +143,9 @@ class _Perturbed(NamedTuple):
         rotary = self.rotary
         own = rotary._lrk_increments
         assert own is not None, "the ordinary forward pass comes first"
-        rotary._lrk_increments = self.increments.to(own.device)
+        rotary._lrk_increments = {
+            kind: each.to(own[kind].device) for kind, each in self.increments.items()
+        }
         try:
             yield
         finally:

@@ -6,7 +6,7 @@ step rotates the keys anew, which costs about as much memory traffic as reading 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,19 @@ from lrk.hf.attention import (
     warn_of_weights,
 )
 from lrk.hf.cache_name import either_cache_name, update
-from lrk.hf.rope import LrkAttention, PositionEmbeddings
+from lrk.hf.rope import ROTATION, LrkAttention, PositionEmbeddings, is_interleaved
+from lrk.hf.signatures import check_signature
+from lrk.hf.stock_forward import check_names
 
 Model = TypeVar("Model", bound=nn.Module)
 
+# All that the forward of a stock attention may read.
+_KNOWN = (
+    *("shape", "head_dim", "q_proj", "k_proj", "v_proj", "o_proj", "view", "transpose", "reshape"),
+    *("contiguous", ROTATION, "update", "layer_idx", "ALL_ATTENTION_FUNCTIONS", "get_interface"),
+    *("config", "_attn_implementation", "eager_attention_forward", "training"),
+    *("attention_dropout", "scaling", "getattr", "sliding_window"),
+)
 _LOOKED_AT = ("position_ids", "positions_are_checked", "seq_idx", "is_causal", "output_attentions")
 
 
@@ -89,7 +98,27 @@ def dca(model: Model, chunk: int, length: int) -> Iterator[Model]:
 class MappedAttention(LrkAttention):
     """The attention of a patched model, with positions from a map."""
 
+    layer_idx: int
+    head_dim: int
+    scaling: float
+    q_proj: nn.Module
+    k_proj: nn.Module
+    v_proj: nn.Module
+    o_proj: nn.Module
+
     _lrk_decoding: "_Decoding"
+
+    @classmethod
+    def over(cls, stock: type[Any]) -> dict[str, Any]:
+        """Refuse an attention that does more than Llama's; see `lrk.hf.mixed.mixed`."""
+        check_signature(stock, cls)
+        check_names(stock, _KNOWN)
+        if is_interleaved(stock):
+            raise ValueError(
+                f"{stock.__name__} turns dimension 2 j with 2 j + 1, and a position map turns j "
+                "with j + R/2"
+            )
+        return {}
 
     @either_cache_name
     def forward(
@@ -118,7 +147,7 @@ class MappedAttention(LrkAttention):
         )
         if cache is not None:
             key, value = update(cache, key, value, self.layer_idx, kwargs)
-        position_ids, increments, attention_scaling = position_embeddings
+        position_ids, frequencies = position_embeddings
         found = self._lrk_decoding.documents(
             position_ids,
             (batch, length),
@@ -134,8 +163,7 @@ class MappedAttention(LrkAttention):
                 key[rows, :, keys],
                 value[rows, :, keys],
                 self._lrk_decoding.position_map,
-                increments,
-                attention_scaling,
+                *frequencies,
                 self.scaling,
             )
         return self.o_proj(output.transpose(1, 2).reshape(batch, length, -1)), None
@@ -175,16 +203,25 @@ class _Decoding:
 
 @contextmanager
 def _mapped(model: nn.Module, position_map: PositionMap) -> Iterator[None]:
-    attentions = [module for module in model.modules() if isinstance(module, LrkAttention)]
+    attentions: list[Any] = [
+        module for module in model.modules() if isinstance(module, LrkAttention)
+    ]
     if not attentions or any(each.config._attn_implementation != BACKEND for each in attentions):
         raise ValueError(
             f"model is a {type(model).__name__} that is not patched with lrk's "
             "RoPE and attention: use lrk.patch(model, rope=True, attention=True) before"
         )
-    for window in (each._window() for each in attentions):
+    for window in (_window_of(each) for each in attentions):
         if window is not None:
             raise ValueError(
                 f"model has a sliding window of {window} tokens, beyond which positions do nothing"
             )
     with swapped(attentions, MappedAttention, _lrk_decoding=_Decoding(position_map)):
         yield
+
+
+def _window_of(attention: Any) -> int | None:
+    """Qwen2 has a window in some layers and says so there, Mistral in all, Llama in none."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window
+    return getattr(attention.config, "sliding_window", None)

@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from lrk.hf.mixed import become, mixed, stock_class
-from lrk.hf.signatures import check_signatures
 
 
 @contextmanager
@@ -20,16 +19,15 @@ def swapped(modules: Sequence[nn.Module], mixin: Any, **attributes: Any) -> Iter
         attributes: their names begin with `_lrk_`, so that `unpatch` removes them.
 
     Raises:
-        ValueError: if the modules have that class already, or their stock class takes other
-            arguments than lrk knows.
+        ValueError: if the modules have that class already, or their stock class is not as the
+            mixin expects it.
     """
     if any(isinstance(module, mixin) for module in modules):
         raise ValueError("model is in a block of the same kind already: leave that before")
     before = [type(module) for module in modules]
-    check_signatures({stock_class(kind): mixin for kind in before})
-    for module, kind in zip(modules, before, strict=True):
-        stock: Any = stock_class(kind)
-        become(module, mixed(mixin, stock))
+    after = [mixed(mixin, stock_class(kind)) for kind in before]
+    for module, kind in zip(modules, after, strict=True):
+        become(module, kind)
         vars(module).update(attributes)
     try:
         yield

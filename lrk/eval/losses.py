@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrk.hf.logit_scale import logit_scale
 from lrk.kernels.cross_entropy import token_logprobs
 
 # Tokens on which `check_head` compares.
@@ -107,15 +108,15 @@ def check_head(model: PreTrainedModel, input_ids: Tensor) -> None:
 
 def _logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
     head = model.get_output_embeddings()
-    hidden = hidden.to(head.weight.device)
-    softcap = getattr(model.config, "final_logit_softcapping", None)
+    hidden, bias = hidden.to(head.weight.device), getattr(head, "bias", None)
+    scale = logit_scale(model)
     return token_logprobs(
-        hidden,
+        scale.divided(hidden),
         head.weight,
         labels.to(hidden.device),
-        bias=getattr(head, "bias", None),
+        bias=None if bias is None else scale.divided(bias),
         ignore_index=None,
-        softcap=softcap,
+        softcap=scale.softcap,
     ).logprob
 
 

@@ -14,6 +14,7 @@ from transformers import (
 
 from lrk.eval.arguments import EvalArguments
 from lrk.hf import SUPPORTED, patch
+from lrk.hf.architectures import check_supported
 from lrk.hf.patch import check_release
 from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
 
@@ -29,12 +30,9 @@ def load_config(arguments: EvalArguments) -> PretrainedConfig:
             that is not supported, or lrk does not support the installed transformers.
     """
     config = load_auto(AutoConfig, "model", str(arguments.model), arguments.gguf_file)
-    if config.model_type not in SUPPORTED and (arguments.patch or arguments.decoding):
+    if arguments.patch or arguments.decoding:
         asked = "patch is true" if arguments.patch else f"decoding is {arguments.decoding!r}"
-        raise ValueError(
-            f"{asked}, but model {arguments.model!r} is of model type "
-            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
-        )
+        check_supported(config, f"{asked}, but model {arguments.model!r} is")
     if is_patched(arguments, config):
         check_release(config.model_type)
     check_config("model", str(arguments.model), config)

@@ -1,6 +1,12 @@
 """lrk inside Hugging Face transformers."""
 
-from lrk.hf.apply import apply_lrk_to_llama, apply_lrk_to_mistral, apply_lrk_to_qwen2, revert_lrk
+from lrk.hf.apply import (
+    apply_lrk_to,
+    apply_lrk_to_llama,
+    apply_lrk_to_mistral,
+    apply_lrk_to_qwen2,
+    revert_lrk,
+)
 from lrk.hf.architectures import SUPPORTED
 from lrk.hf.attention import BACKEND
 from lrk.hf.auto import AutoLrkModelForCausalLM
@@ -10,6 +16,7 @@ __all__ = [
     "BACKEND",
     "SUPPORTED",
     "AutoLrkModelForCausalLM",
+    "apply_lrk_to",
     "apply_lrk_to_llama",
     "apply_lrk_to_mistral",
     "apply_lrk_to_qwen2",

@@ -1,4 +1,4 @@
-"""`apply_lrk_to_llama` and the like: every model that is made from now on comes patched.
+"""`apply_lrk_to`: every model of a type that is made from now on comes patched.
 
 For programs that load their models themselves. What changes are the two `__init__` of an
 architecture, which then end with `patch`; models that exist already are untouched.
@@ -10,42 +10,54 @@ from typing import Any
 
 from torch import nn
 
-from lrk.hf.architectures import architecture_of_type
-from lrk.hf.backends import check_request, installed_attention
+from lrk.hf.architectures import SUPPORTED, architecture_of_type
+from lrk.hf.backends import check_request, installed_attention, own_attention
 from lrk.hf.patch import patch
-from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 
 _stock_inits: dict[type[nn.Module], Callable[..., None]] = {}
+
+
+def apply_lrk_to(
+    model_type: str, rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
+) -> None:
+    """Patch every model of a type that transformers makes from now on.
+
+    The last arguments are those of `lrk.patch`; those of the last call hold. A base model is
+    patched too, under whatever head. Making a model raises what `lrk.patch` would, and for an
+    `attn_implementation` that `attention` would replace; the one that transformers chooses by
+    itself, mostly "sdpa", is replaced.
+
+    Args:
+        model_type: one of `lrk.hf.SUPPORTED`.
+
+    Raises:
+        ValueError: for a model type that is not supported, and for an attention that is not known
+            or not installed.
+    """
+    if model_type not in SUPPORTED:
+        raise ValueError(f"model_type is {model_type!r}; it must be one of {', '.join(SUPPORTED)}")
+    _apply(model_type, rope=rope, attention=attention, cross_entropy=cross_entropy)
 
 
 def apply_lrk_to_llama(
     rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
 ) -> None:
-    """Patch every Llama model of transformers that is made from now on.
-
-    The arguments are those of `lrk.patch`; those of the last call hold. A base model is patched
-    too, under whatever head. Making a model raises what `lrk.patch` would, and for an
-    `attn_implementation` that `attention` would replace; "sdpa", which transformers chooses by
-    itself, is replaced.
-
-    Raises:
-        ValueError: for an attention that is not known or not installed.
-    """
-    _apply("llama", rope=rope, attention=attention, cross_entropy=cross_entropy)
+    """Patch every Llama model that is made from now on; see `apply_lrk_to`."""
+    apply_lrk_to("llama", rope, attention, cross_entropy)
 
 
 def apply_lrk_to_mistral(
     rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
 ) -> None:
-    """Patch every Mistral model that is made from now on; see `apply_lrk_to_llama`."""
-    _apply("mistral", rope=rope, attention=attention, cross_entropy=cross_entropy)
+    """Patch every Mistral model that is made from now on; see `apply_lrk_to`."""
+    apply_lrk_to("mistral", rope, attention, cross_entropy)
 
 
 def apply_lrk_to_qwen2(
     rope: bool = True, attention: bool | str = True, cross_entropy: bool = True
 ) -> None:
-    """Patch every Qwen2 model that is made from now on; see `apply_lrk_to_llama`."""
-    _apply("qwen2", rope=rope, attention=attention, cross_entropy=cross_entropy)
+    """Patch every Qwen2 model that is made from now on; see `apply_lrk_to`."""
+    apply_lrk_to("qwen2", rope, attention, cross_entropy)
 
 
 def revert_lrk() -> None:
@@ -67,7 +79,9 @@ def _patching(init: Callable[..., None], parts: dict[str, Any]) -> Callable[...,
     @functools.wraps(init)
     def patching_init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         config = kwargs["config"] if "config" in kwargs else args[0]
-        check_request(config._attn_implementation, parts["attention"], (None, SDPA))
+        check_request(
+            config._attn_implementation, parts["attention"], (None, own_attention(type(self)))
+        )
         init(self, *args, **kwargs)
         patch(self, **parts)
 

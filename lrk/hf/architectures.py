@@ -1,7 +1,8 @@
-"""Which classes of transformers lrk attaches to: one row per architecture.
+"""Which classes of transformers lrk attaches to: one row per model type.
 
-The modules of these architectures differ in nothing that lrk replaces, so a row is a name: class
-`Llama` + `Attention` of `transformers.models.llama.modeling_llama`, and so on.
+A row is no more than the names of classes. What a model type does differently lrk leaves to its own
+forwards, in which the function that rotates is another one (`lrk.hf.rope`), or reads off the names
+that they use (`lrk.hf.stock_forward`).
 """
 
 import importlib
@@ -10,8 +11,43 @@ from typing import Any
 
 from torch import nn
 
-CLASS_PREFIXES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
-SUPPORTED = tuple(sorted(CLASS_PREFIXES))
+from lrk.hf.unsupported import REASONS
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model type.
+
+    Attributes:
+        prefix: `Llama` of `LlamaAttention`, and so on.
+        package: of `transformers.models`, where it is not the model type.
+        base_model: class, where it is not the prefix and `Model`.
+    """
+
+    prefix: str
+    package: str | None = None
+    base_model: str | None = None
+
+
+ROWS = {
+    "gemma2": Row("Gemma2"),
+    "gemma3_text": Row("Gemma3", "gemma3", "Gemma3TextModel"),
+    "glm4": Row("Glm4"),
+    "gpt_oss": Row("GptOss"),
+    "granite": Row("Granite"),
+    "llama": Row("Llama"),
+    "ministral3": Row("Ministral3"),
+    "mistral": Row("Mistral"),
+    "mixtral": Row("Mixtral"),
+    "olmo2": Row("Olmo2"),
+    "olmo3": Row("Olmo3"),
+    "phi3": Row("Phi3"),
+    "qwen2": Row("Qwen2"),
+    "qwen3": Row("Qwen3"),
+    "qwen3_moe": Row("Qwen3Moe"),
+    "smollm3": Row("SmolLM3"),
+}
+SUPPORTED = tuple(sorted(ROWS))
 
 
 @dataclass(frozen=True)
@@ -27,34 +63,62 @@ class Architecture:
 
 
 def architecture_of(config: Any, subject: str) -> Architecture:
-    """The row for a config of transformers.
+    """The architecture of a config of transformers, or of the text model inside it.
 
     Args:
-        config: what has a `model_type`.
+        config: what has a `model_type`, and a `text_config` if it is of several modalities.
         subject: who asks about what, for the message, as in "model is a BertModel".
 
     Raises:
-        ValueError: if the model type is not supported; the message lists those that are.
+        ValueError: if the model type is not supported; the message says why, or lists those that
+            are.
     """
-    model_type = getattr(config, "model_type", None)
-    if model_type not in CLASS_PREFIXES:
-        raise ValueError(
-            f"{subject} of model type {model_type!r}; supported are {', '.join(SUPPORTED)}"
-        )
+    model_type = getattr(text_config(config), "model_type", None)
+    if model_type not in ROWS:
+        raise ValueError(f"{subject} of model type {_unsupported(config)}")
     return architecture_of_type(model_type)
 
 
+def text_config(config: Any) -> Any:
+    """The config itself, or that of the text model of several modalities."""
+    return getattr(config, "text_config", None) or config
+
+
+def check_supported(config: Any, subject: str) -> None:
+    """Raise `ValueError` for a config that is not itself of a supported type, saying why.
+
+    Args:
+        subject: as of `architecture_of`.
+    """
+    if config.model_type not in ROWS:
+        raise ValueError(f"{subject} of model type {_unsupported(config)}")
+
+
+def _unsupported(config: Any) -> str:
+    """The end of a sentence: the model type, and why it is not supported."""
+    model_type = getattr(config, "model_type", None)
+    text = text_config(config)
+    if text is not config and text.model_type in ROWS:
+        return (
+            f"{model_type!r}, of several modalities: save its text model by itself, which is of "
+            f"the supported type {text.model_type!r}"
+        )
+    reason = REASONS.get(str(text.model_type if text is not config else model_type))
+    return f"{model_type!r}; {reason or 'supported are ' + ', '.join(SUPPORTED)}"
+
+
 def architecture_of_type(model_type: str) -> Architecture:
-    """The row for one of `SUPPORTED`."""
-    module = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
-    prefix = CLASS_PREFIXES[model_type]
+    """The architecture of one of `SUPPORTED`."""
+    row = ROWS[model_type]
+    package = row.package or model_type
+    module = importlib.import_module(f"transformers.models.{package}.modeling_{package}")
     return Architecture(
-        rotary_embedding=getattr(module, f"{prefix}RotaryEmbedding"),
-        attention=getattr(module, f"{prefix}Attention"),
-        norm=getattr(module, f"{prefix}RMSNorm"),
-        decoder_layer=getattr(module, f"{prefix}DecoderLayer"),
-        base_model=getattr(module, f"{prefix}Model"),
-        causal_lm=getattr(module, f"{prefix}ForCausalLM"),
+        rotary_embedding=getattr(module, f"{row.prefix}RotaryEmbedding"),
+        attention=getattr(module, f"{row.prefix}Attention"),
+        norm=getattr(module, f"{row.prefix}RMSNorm"),
+        decoder_layer=getattr(module, f"{row.prefix}DecoderLayer"),
+        base_model=getattr(module, row.base_model or f"{row.prefix}Model"),
+        causal_lm=getattr(module, f"{row.prefix}ForCausalLM"),
     )
 
 

@@ -69,6 +69,8 @@ class Asked(NamedTuple):
     """(B or 1, Sk) positions that the window counts; None counts keys."""
     scale: float
     softcap: float | None
+    sinks: Tensor | None
+    """(Hq,) what each head's softmax sums beside the keys (gpt-oss)."""
 
 
 def lrk_attention(
@@ -105,8 +107,26 @@ def lrk_attention(
         window_position_ids=asked.window_position_ids,
         scale=asked.scale,
         softcap=asked.softcap,
+        return_lse=asked.sinks is not None,
     )
-    return cast(Tensor, output).transpose(1, 2), None
+    return _with_sinks(output, asked.sinks).transpose(1, 2), None
+
+
+def _with_sinks(output: Tensor | tuple[Tensor, Tensor], sinks: Tensor | None) -> Tensor:
+    """(B, Hq, Sq, D) output of a softmax that also sums `exp(sink)` of each head.
+
+    What one sum has more than the other is a factor of the whole row: `exp(lse) / (exp(lse) +
+    exp(sink))`. A row without keys has an lse of -inf and stays 0.
+
+    Args:
+        output: of `attention`; with sinks beside its (B, Hq, Sq) lse.
+        sinks: (Hq,).
+    """
+    if sinks is None:
+        return cast(Tensor, output)
+    output, lse = output
+    share = torch.sigmoid(lse - sinks.to(lse.dtype)[:, None])
+    return (output * share[..., None]).to(output.dtype)
 
 
 def _unpadded_attention(
@@ -138,8 +158,9 @@ def _unpadded_attention(
         ),
         scale=asked.scale,
         softcap=asked.softcap,
+        return_lse=asked.sinks is not None,
     )
-    output = ordered(cast(Tensor, output), order.queries.argsort(dim=1))
+    output = ordered(_with_sinks(output, asked.sinks), order.queries.argsort(dim=1))
     return output.where(order.answered[:, None, :, None], 0).transpose(1, 2), None
 
 
@@ -153,6 +174,7 @@ def understood(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     is_causal: bool | None = None,
     position_ids: Tensor | None = None,
     cu_seq_lens_q: Tensor | None = None,
@@ -170,6 +192,7 @@ def understood(
         query: (B, Hq, Sq, D); key: (B, Hk, Sk, D).
         attention_mask: what `document_boundaries` returned for this forward pass, or None.
         cu_seq_lens_q: (N + 1,) boundaries of packed documents over the flattened B * Sq tokens.
+        s_aux: (Hq,) sinks.
         attention_temperature: positive; the scores are divided by it before the softmax. Above 1 a
             query spreads its attention, as it does among more keys: see docs/proof.md.
         position_ids: (B or 1, Sq), in which a window counts; without boundaries they must not start
@@ -213,6 +236,7 @@ def understood(
         window_position_ids=position_ids if whole and sliding_window is not None else None,
         scale=scaling / attention_temperature,
         softcap=softcap,
+        sinks=s_aux,
     )
 
 

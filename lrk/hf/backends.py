@@ -57,6 +57,11 @@ def check_request(requested: Any, choice: bool | str, unasked: tuple[Any, ...] =
     )
 
 
+def own_attention(kind: Any) -> str:
+    """The attention that transformers chooses for a class of models where nobody asks."""
+    return sdpa.IMPLEMENTATION if kind._supports_sdpa else "eager"
+
+
 def name_of(backend: str) -> str:
     """What `lrk.patch` calls a backend of `OURS`."""
     return next(name for name, ours in BACKENDS.items() if ours == backend)

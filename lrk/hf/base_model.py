@@ -19,12 +19,19 @@ from lrk.hf.architectures import sliding_window_of
 from lrk.hf.attention import BACKEND, POSITIONS_RESTART, check_padding, real_tokens
 from lrk.hf.backends import OURS, name_of
 from lrk.hf.cache_name import either_cache_name, named_cache
+from lrk.hf.signatures import check_signature
 
 
 class LrkBaseModel:
     """Mixed in before a stock base model, which has this attribute."""
 
     config: PretrainedConfig
+
+    @classmethod
+    def over(cls, stock: type[Any]) -> dict[str, Any]:
+        """See `lrk.hf.mixed.mixed`."""
+        check_signature(stock, cls)
+        return {}
 
     @either_cache_name
     def forward(

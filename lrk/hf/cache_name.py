@@ -41,6 +41,25 @@ def update(
     return cache.update(key, value, layer_idx, **told)
 
 
+def under_its_name(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for a forward of transformers, in which the cache may have either name.
+
+    Raises:
+        ValueError: for two caches.
+    """
+    other = OLD_NAME if CACHE_NAME == NEW_NAME else NEW_NAME
+    if other not in kwargs:
+        return kwargs
+    caches = kwargs.pop(other), kwargs.get(CACHE_NAME)
+    return kwargs | named_cache(_the_one(*caches))
+
+
+def _the_one(first: Cache | None, second: Cache | None) -> Cache | None:
+    if first is not None and second is not None and first is not second:
+        raise ValueError("cache and past_key_values are two names of one argument; give one")
+    return second if first is None else first
+
+
 def either_cache_name(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a method with an argument `cache`: callers may say `past_key_values` too.
 
@@ -53,13 +72,9 @@ def either_cache_name(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def renaming(self: Any, *args: Any, **kwargs: Any) -> Any:
         if OLD_NAME in kwargs:
-            cache = kwargs.pop(OLD_NAME)
-            if cache is not None and kwargs.get(NEW_NAME) is None:
+            cache = _the_one(kwargs.pop(OLD_NAME), kwargs.get(NEW_NAME))
+            if cache is not None:
                 kwargs[NEW_NAME] = cache
-            elif cache is not None and kwargs[NEW_NAME] is not cache:
-                raise ValueError(
-                    "cache and past_key_values are two names of one argument; give one"
-                )
         return forward(self, *args, **kwargs)
 
     signature = inspect.signature(forward)

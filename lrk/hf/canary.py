@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from lrk.frequencies import rope_layer_types
 from lrk.hf.attention import BACKEND
 from lrk.hf.cache_name import cache_of
 from lrk.hf.patch import patch
@@ -22,6 +23,59 @@ TOLERANCE = 1e-3
 """Of the largest logit. Float32 gives some 1e-6, a lost key a few tenths."""
 
 _VOCABULARY = 61
+_EXPERTS = {
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+}
+_KINDS_OF_LAYERS = ["sliding_attention", "full_attention"]
+_OF_TYPE: dict[str, dict[str, Any]] = {
+    "gemma2": {"sliding_window": 7, "query_pre_attn_scalar": 16, "layer_types": _KINDS_OF_LAYERS},
+    "gemma3_text": {
+        "sliding_window": 7,
+        "query_pre_attn_scalar": 16,
+        "layer_types": _KINDS_OF_LAYERS,
+        "final_logit_softcapping": 5.0,
+    },
+    "glm4": {"partial_rotary_factor": 0.5},
+    "gpt_oss": _EXPERTS
+    | {
+        "sliding_window": 7,
+        "layer_types": _KINDS_OF_LAYERS,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 15e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "truncate": False,
+        },
+    },
+    "granite": {
+        "logits_scaling": 3.0,
+        "residual_multiplier": 0.7,
+        "embedding_multiplier": 2.0,
+        "attention_multiplier": 0.5,
+    },
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e6,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "llama_4_scaling_beta": 0.5,
+        }
+    },
+    "mixtral": _EXPERTS,
+    "olmo3": {"sliding_window": 7, "layer_types": _KINDS_OF_LAYERS},
+    "phi3": {"partial_rotary_factor": 0.5},
+    "qwen3_moe": _EXPERTS,
+    "smollm3": {"no_rope_layer_interval": 2},
+}
+"""What each type is known for, where its default config, or so small a one, has it not."""
+
 _SHAPE: dict[str, Any] = {
     "vocab_size": _VOCABULARY,
     "hidden_size": 64,
@@ -29,12 +83,39 @@ _SHAPE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    "head_dim": 16,
     "max_position_embeddings": 64,
     "initializer_range": 0.2,  # large enough for attention that is far from uniform
     "bos_token_id": 1,
     "eos_token_id": None,
     "pad_token_id": 0,
 }
+
+
+def tiny_config(model_type: str, **settings: Any) -> PretrainedConfig:
+    """A config of two layers that has what the type is known for.
+
+    Args:
+        model_type: one of `lrk.hf.SUPPORTED`.
+        settings: in place of its own.
+    """
+    config = AutoConfig.for_model(model_type, **_SHAPE | _OF_TYPE.get(model_type, {}) | settings)
+    for place, kind in enumerate(rope_layer_types(config)):
+        if kind is not None and "rope_parameters" not in settings:
+            config.rope_parameters[kind]["rope_theta"] = (1e6, 1e4)[place]
+    return config
+
+
+def tiny_model(config: PretrainedConfig) -> PreTrainedModel:
+    """Of `tiny_config`, with random weights of which none is without effect."""
+    # PyTorch's attention has no soft cap, and older releases take it for Gemma 2 all the same.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    attention = {"attn_implementation": "eager"} if capped else {}
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, **attention)
+    for name, parameter in model.named_parameters():
+        if name.endswith(("sinks", "norm.weight")):  # constants, by transformers' own choice
+            torch.nn.init.normal_(parameter, mean=parameter.data.mean().item(), std=0.2)
+    return model
 
 
 def generation_fault(model_type: str, device: torch.device) -> str | None:
@@ -46,8 +127,7 @@ def generation_fault(model_type: str, device: torch.device) -> str | None:
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = AutoConfig.for_model(model_type, **_SHAPE)
-        stock: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        stock = tiny_model(tiny_config(model_type))
         prompt = torch.randint(2, _VOCABULARY, (2, PROMPT))
     stock = stock.eval().to(device)
     prompt = prompt.to(device)

@@ -3,16 +3,19 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, PretrainedConfig
 from transformers.loss.loss_utils import ForCausalLMLoss
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast, MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from lrk.hf.cache_name import cache_of, either_cache_name, named_cache
 from lrk.hf.head import head_of
+from lrk.hf.logit_scale import DIVISOR, SOFTCAP, logit_scale_of
+from lrk.hf.signatures import check_signature
+from lrk.hf.stock_forward import check_names, global_of, names_read
 from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.kernels.cross_entropy.reduction import reduce_tokens
 
@@ -20,22 +23,64 @@ from lrk.kernels.cross_entropy.reduction import reduce_tokens
 TokenWeight = Tensor | Callable[[Tensor], Tensor]
 
 
+_BALANCE = "load_balancing_loss_func"
+
+# All that the forward of a causal language model may read.
+_KNOWN = (
+    *("model", "last_hidden_state", "lm_head", "loss_function", "config", "vocab_size"),
+    *("slice_logits_to_keep", "isinstance", "int", "slice"),
+    *("cache", "past_key_values", "hidden_states", "attentions", "CausalLMOutputWithPast"),
+    *(SOFTCAP, "torch", "tanh", DIVISOR),
+    *("output_router_logits", _BALANCE, "router_logits", "num_experts", "num_experts_per_tok"),
+    *("router_aux_loss_coef", "to", "device", "MoeCausalLMOutputWithPast"),
+)
+
+
 @dataclass
 class LossWithoutLogits(CausalLMOutputWithPast):
     """An output that has None in the place of its logits, also where it is read as a tuple."""
 
     def to_tuple(self) -> tuple[Any, ...]:
-        loss, *others = super().to_tuple()
-        return (loss, None, *others)
+        return _with_none_for_logits(self)
+
+
+@dataclass
+class MoeLossWithoutLogits(MoeCausalLMOutputWithPast):
+    """`LossWithoutLogits` of a model with experts."""
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return _with_none_for_logits(self)
+
+
+def _with_none_for_logits(output: Any) -> tuple[Any, ...]:
+    names = output.__dataclass_fields__
+    return tuple(output.get(name) for name in names if name in output or name == "logits")
 
 
 class LrkForCausalLM:
     """Mixed in before a stock causal language model, which has these attributes."""
 
+    config: PretrainedConfig
     model: nn.Module
     lm_head: nn.Module
     training: bool
     loss_function: Callable[..., Tensor]
+
+    _lrk_names: ClassVar[frozenset[str]]
+    """What the stock forward reads."""
+    _lrk_balance: ClassVar[tuple[Callable[..., Any], ...]]
+    """The loss that balances experts, if the model has any."""
+
+    @classmethod
+    def over(cls, stock: type[Any]) -> dict[str, Any]:
+        """What the stock forward does with logits; see `lrk.hf.mixed.mixed`."""
+        check_signature(stock, cls)
+        check_names(stock, _KNOWN)
+        names = names_read(stock)
+        return {
+            "_lrk_names": frozenset(names),
+            "_lrk_balance": (global_of(stock, _BALANCE),) if _BALANCE in names else (),
+        }
 
     @either_cache_name
     @can_return_tuple
@@ -51,14 +96,16 @@ class LrkForCausalLM:
         logits_to_keep: int | slice | Tensor = 0,
         *,
         output_logits: bool | None = None,
+        output_router_logits: bool | None = None,
         token_weight: TokenWeight | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """As the stock forward, but in training with `labels` the output's `logits` are None.
 
         Args:
             output_logits: whether to form the logits where `labels` are given; default in
                 evaluation mode, whose callers may compute metrics from them, and not in training.
+            output_router_logits: of models with experts, whose loss then also balances them.
             token_weight: (B, S) weight of each label's loss, in the places of `labels` (of
                 `shift_labels` where they are given); or a function that makes it of the losses,
                 (B, S), given without gradients and 0 where ignored. The mean divides by
@@ -72,6 +119,10 @@ class LrkForCausalLM:
         """
         if token_weight is not None and labels is None:
             raise ValueError("token_weight is given without labels, whose losses it would weigh")
+        if self._lrk_balance and output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        if output_router_logits is not None:
+            kwargs["output_router_logits"] = output_router_logits
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -89,15 +140,36 @@ class LrkForCausalLM:
         if labels is None or output_logits:
             if isinstance(logits_to_keep, int):
                 logits_to_keep = slice(-logits_to_keep, None)
-            logits = self.lm_head(hidden[:, logits_to_keep, :])
-        kind = LossWithoutLogits if logits is None else CausalLMOutputWithPast
-        return kind(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            scale = logit_scale_of(self.config, self._lrk_names)
+            logits = scale.logits(self.lm_head(hidden[:, logits_to_keep, :]))
+        made = {
+            "loss": loss,
+            "logits": logits,
+            "hidden_states": outputs.hidden_states,
+            "attentions": outputs.attentions,
             **named_cache(cache_of(outputs)),
-        )
+        }
+        if not self._lrk_balance:
+            return (LossWithoutLogits if logits is None else CausalLMOutputWithPast)(**made)
+        made |= self._balanced(loss, outputs.router_logits, attention_mask)
+        return (MoeLossWithoutLogits if logits is None else MoeCausalLMOutputWithPast)(**made)
+
+    def _balanced(
+        self,
+        loss: Tensor | None,
+        router_logits: tuple[Tensor, ...] | None,
+        attention_mask: Tensor | None,
+    ) -> dict[str, Any]:
+        """The loss with that of the experts' balance, as the stock forward forms it."""
+        model: Any = self
+        auxiliary = None
+        if router_logits:
+            auxiliary = self._lrk_balance[0](
+                router_logits, model.num_experts, model.num_experts_per_tok, attention_mask
+            )
+            if loss is not None:
+                loss = loss + model.router_aux_loss_coef * auxiliary.to(loss.device)
+        return {"loss": loss, "aux_loss": auxiliary, "router_logits": router_logits}
 
     def _fused_loss(
         self,
@@ -121,17 +193,20 @@ class LrkForCausalLM:
             shape = num_items_in_batch.shape
             num_items_in_batch = num_items_in_batch.reshape(())
         hidden, weight, bias = head_of(self.lm_head, hidden)
+        scale = logit_scale_of(self.config, self._lrk_names)
+        bias = None if bias is None else scale.divided(bias)
         shifts = shift_labels is None
         if shift_labels is None:
             shift_labels = _to_predictor(labels, ignore_index)
         shift_labels = shift_labels.to(hidden.device)
         loss_of = functools.partial(
             linear_cross_entropy,
-            hidden,
+            scale.divided(hidden),
             weight,
             shift_labels,
             bias=bias,
             ignore_index=ignore_index,
+            softcap=scale.softcap,
         )
         if token_weight is None or isinstance(token_weight, Tensor):
             if token_weight is not None and shifts:

@@ -117,6 +117,11 @@ def backend(implementation: str) -> Callable[..., tuple[Tensor, None]]:
                 f"sliding_window is {asked.window} without causality; lrk's windows reach back "
                 "alone"
             )
+        if asked.sinks is not None:
+            raise ValueError(
+                f"the model has sinks, which attention {implementation!r} does not sum: use "
+                "attention='lrk'"
+            )
         if deterministic is None and torch.are_deterministic_algorithms_enabled():
             deterministic = True
         for name, choice in (("softcap", asked.softcap), ("deterministic", deterministic)):

@@ -8,7 +8,10 @@ state dicts, adapters), the model is what it was.
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lrk.frequencies import rope_layer_types
 
 _GROUPS, _LAYERS = "_layer_groups", "_layers_outside_forward"
 
@@ -29,12 +32,25 @@ class LayerGroup(GradientCheckpointingLayer):
         return hidden_states
 
 
+def check_groups(config: PretrainedConfig, layers_per_checkpoint: int) -> None:
+    """Raise `ValueError` where the layers of a group would need different arguments.
+
+    A group is given what its place among the groups would be given.
+    """
+    kinds = rope_layer_types(config)
+    if layers_per_checkpoint > 1 and len(kinds) > 1:
+        raise ValueError(
+            f"layers_per_checkpoint is {layers_per_checkpoint}, and the model has RoPE parameters "
+            f"of their own for {' and '.join(map(str, kinds))}: leave it at 1"
+        )
+
+
 def group_layers(model: nn.Module, layers_per_checkpoint: int) -> None:
     """Checkpoint several layers as one, where checkpointing is on; the last group may be smaller.
 
     Args:
         model: a model of transformers, or a peft model around one, whose layers all take the same
-            arguments.
+            arguments (`check_groups`).
         layers_per_checkpoint: 1 leaves the layers alone, and undoes an earlier call.
     """
     for base in model.modules():

@@ -10,24 +10,26 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.utils import logging
 
 from lrk.hf.architectures import (
     Architecture,
     architecture_of,
     architecture_of_type,
     check_attention_config,
+    text_config,
 )
-from lrk.hf.backends import BACKENDS, LRK, OURS, installed_attention
+from lrk.hf.backends import BACKENDS, LRK, OURS, installed_attention, own_attention
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding, check_frequencies
-from lrk.hf.sdpa import IMPLEMENTATION as SDPA
-from lrk.hf.signatures import check_signatures
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_logger = logging.get_logger(__name__)
 
 
 def patch(
@@ -40,7 +42,8 @@ def patch(
     """Run a transformers model with lrk's operations. Idempotent; the last call's choice holds.
 
     Args:
-        model: a Llama, Mistral or Qwen2 model of transformers, or a peft model around one.
+        model: of transformers, of one of the types that `lrk.hf.SUPPORTED` lists, or a peft model
+            around one, or a model of several modalities whose text model is one.
         rope: rotate at exact angles from raw positions.
         attention: who attends, with documents that are explicit: True or "lrk" for lrk; or by name
             transformers' integration of "sdpa", "flash_attention_2", "flash_attention_3" or
@@ -67,13 +70,19 @@ def patch(
     config: Any = getattr(model, "config", None)
     stock = architecture_of(config, f"model is a {type(model).__name__}")
     if name is not None:
-        check_attention_config(config, name)
+        check_attention_config(text_config(config), name)
     mixins = _mixins_for(stock, rope, cross_entropy, tile_tokens > 0)
-    check_signatures(mixins)
     classes = _classes_for(model, stock, mixins)
+    if tile_tokens:
+        _check_tiles(model)
     for module, kind in classes:
         if issubclass(kind, LrkRotaryEmbedding):
             check_frequencies(module)
+    if cross_entropy and isinstance(model, GenerationMixin) and text_config(config) is not config:
+        _logger.warning_once(
+            f"model is a {type(model).__name__}, whose loss stays its own, with logits: lrk's is "
+            f"that of {stock.causal_lm.__name__}"
+        )
     unpatch(model)
     for module, kind in classes:
         become(module, kind)
@@ -94,7 +103,7 @@ def _choose_attention(module: PreTrainedModel, name: str | None) -> None:
     """
     stock = module.config._attn_implementation
     if stock in OURS and stock != BACKENDS[LRK]:
-        stock = SDPA
+        stock = own_attention(module)
     if name is not None:
         module._lrk_stock_attention = stock
     chosen = stock if name is None else BACKENDS[name]
@@ -138,7 +147,23 @@ def check_release(model_type: str) -> None:
     For callers who want to know it before they read the weights of a model of a supported type.
     """
     stock = architecture_of_type(model_type)
-    check_signatures(_mixins_for(stock, rope=True, cross_entropy=True, tiles=True))
+    for kind, mixin in _mixins_for(stock, rope=True, cross_entropy=True, tiles=True).items():
+        mixed(mixin, kind)
+
+
+def _check_tiles(model: nn.Module) -> None:
+    """Refuse to cut what chooses experts, or drops out, for a whole batch of tokens at once."""
+    for name, module in model.named_modules():
+        if name.endswith(".mlp") and hasattr(module, "experts"):
+            raise ValueError(
+                f"tile_tokens is given, and {name} is a {type(module).__name__}, whose experts "
+                "take their tokens from the whole sequence: leave tile_tokens at 0"
+            )
+        if isinstance(module, nn.Dropout) and module.p > 0:
+            raise ValueError(
+                f"tile_tokens is given, and {name} drops out with probability {module.p}, "
+                "otherwise in the backward pass than before: set it to 0 in the config"
+            )
 
 
 def _mixins_for(

@@ -1,19 +1,21 @@
 """RoPE in a transformers model: the embedding hands out positions, the attention rotates by them.
 
 transformers computes tables of cosines and sines once per forward pass, rounded to the dtype of the
-activations. Here `position_embeddings` carries the raw positions and frequencies instead, and the
-operation computes every angle exactly.
+activations, and each attention calls `apply_rotary_pos_emb` with them. Here the embedding hands out
+raw positions in the place of the cosines, and frequencies in that of the sines; and the attention
+is the stock one but for that function, which is lrk's, and computes every angle exactly. So what
+an attention does beside it (norms of queries and keys, one projection for all, scales, sinks,
+layers that do not rotate) stays its own.
 """
 
-import sys
-from typing import Any
+from types import FunctionType
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import transformers
-from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig
+from torch import Tensor
+from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
 from lrk.frequencies import (
@@ -21,40 +23,68 @@ from lrk.frequencies import (
     LongRopeFrequencies,
     frequencies_by_length,
     rope_frequencies,
+    rope_layer_types,
+    rope_parameters,
 )
-from lrk.hf.cache_name import either_cache_name, update
+from lrk.hf.cache_name import under_its_name
+from lrk.hf.signatures import check_signature
+from lrk.hf.stock_forward import global_of, rebound
 from lrk.kernels.rope import phase_increments, rope
 
-PositionEmbeddings = tuple[Tensor, Tensor, float]
+ROTATION = "apply_rotary_pos_emb"
+
+
+class Frequencies(NamedTuple):
+    """What `rope` is given beside positions."""
+
+    increments: Tensor
+    """(R/2,) int64 phase increments."""
+    attention_scaling: float
+
+
+PositionEmbeddings = tuple[Tensor, Frequencies]
+"""(B or 1, S) positions, where stock has cosines, and frequencies, where it has sines."""
 
 _logger = logging.get_logger(__name__)
 
 
 class LrkRotaryEmbedding:
-    """Mixed in before a stock rotary embedding, which has these attributes."""
+    """Mixed in before a stock rotary embedding, which has this attribute."""
 
     config: PretrainedConfig
-    inv_freq: Tensor
 
-    _lrk_increments: Tensor | None = None
-    _lrk_attention_scaling: float
-    _lrk_by_length: DynamicFrequencies | LongRopeFrequencies | None
+    _lrk_increments: dict[str | None, Tensor] | None = None
+    _lrk_attention_scaling: dict[str | None, float]
+    _lrk_by_length: dict[str | None, DynamicFrequencies | LongRopeFrequencies | None]
 
-    def forward(self, x: Tensor, position_ids: Tensor) -> PositionEmbeddings:
-        """Positions, phase increments and scaling: the last three arguments of `rope`."""
-        if self._lrk_increments is None or self._lrk_increments.device != x.device:
+    @classmethod
+    def over(cls, stock: type[Any]) -> dict[str, Any]:
+        """See `lrk.hf.mixed.mixed`."""
+        check_signature(stock, cls, may_lack=("layer_type",))
+        return {}
+
+    def forward(
+        self, x: Tensor, position_ids: Tensor, layer_type: str | None = None
+    ) -> PositionEmbeddings:
+        """The last arguments of `rope`, for the layers of a type.
+
+        Args:
+            layer_type: one of `rope_layer_types`.
+        """
+        if self._lrk_increments is None or self._lrk_increments[layer_type].device != x.device:
             self._make_increments(x.device)
-        increments = self._lrk_increments
-        assert increments is not None
-        if self._lrk_by_length is not None:
-            length = _text_length(position_ids, self._lrk_by_length)
-            increments = phase_increments(self._lrk_by_length.at(length))
-        return position_ids, increments, self._lrk_attention_scaling
+        assert self._lrk_increments is not None
+        increments = self._lrk_increments[layer_type]
+        by_length = self._lrk_by_length[layer_type]
+        if by_length is not None:
+            increments = phase_increments(by_length.at(_text_length(position_ids, by_length)))
+        return position_ids, Frequencies(increments, self._lrk_attention_scaling[layer_type])
 
     def prepare(self) -> None:
         """Make the increments now if the module has a device: a traced forward then finds them."""
-        if self.inv_freq.device.type != "meta":
-            self._make_increments(self.inv_freq.device)
+        device = next(self.buffers()).device  # type: ignore[attr-defined]
+        if device.type != "meta":
+            self._make_increments(device)
 
     def _make_increments(self, device: torch.device) -> None:
         """From the config, in float64. Integers, so no cast of the model harms them.
@@ -62,10 +92,16 @@ class LrkRotaryEmbedding:
         They are not registered as a buffer: loading into a model that was made on the meta device
         would overwrite it. The backward pass keeps them, so they must outlive inference mode.
         """
+        kinds = rope_layer_types(self.config)
         with torch.inference_mode(False):
-            inv_freq, self._lrk_attention_scaling = rope_frequencies(self.config)
-            self._lrk_increments = phase_increments(inv_freq.to(device))
-            self._lrk_by_length = frequencies_by_length(self.config, device)
+            found = {kind: rope_frequencies(self.config, kind) for kind in kinds}
+            self._lrk_attention_scaling = {kind: found[kind].attention_scaling for kind in kinds}
+            self._lrk_increments = {
+                kind: phase_increments(found[kind].inv_freq.to(device)) for kind in kinds
+            }
+            self._lrk_by_length = {
+                kind: frequencies_by_length(self.config, device, kind) for kind in kinds
+            }
 
 
 def _text_length(
@@ -90,17 +126,24 @@ def check_frequencies(rotary: Any) -> None:
     Both are computed anew: those that the module holds may have been rounded, or be on no device.
     A type that asks for a length is compared within the window.
     """
+    for layer_type in rope_layer_types(rotary.config):
+        _check_frequencies(rotary, layer_type)
+
+
+def _check_frequencies(rotary: Any, layer_type: str | None) -> None:
     config = rotary.config
-    kind = config.rope_parameters.get("rope_type", "default")
+    parameters = rope_parameters(config, layer_type)
+    kind = parameters.get("rope_type", "default")
+    of_layers = {} if layer_type is None else {"layer_type": layer_type}
     with torch.device("cpu"):  # models are also made on the meta device
-        ours, ours_scaling = rope_frequencies(config)
-        by_length = frequencies_by_length(config)
+        ours, ours_scaling = rope_frequencies(config, layer_type)
+        by_length = frequencies_by_length(config, layer_type=layer_type)
         if by_length is not None:
             ours = by_length.at(torch.tensor(1))
         if kind == "default":
-            theirs, scaling = rotary.compute_default_rope_parameters(config)
+            theirs, scaling = rotary.compute_default_rope_parameters(config, **of_layers)
         else:
-            theirs, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+            theirs, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), **of_layers)
     if by_length is not None:
         _logger.warning_once(
             f"rope_type is {kind!r}, whose frequencies depend on the length of the text: where "
@@ -111,61 +154,63 @@ def check_frequencies(rotary: Any) -> None:
     same = theirs.shape == ours.shape and torch.allclose(theirs, ours, rtol=1e-4, atol=0)
     if not same or abs(scaling - ours_scaling) > 1e-4 * abs(scaling):
         raise ValueError(
-            f"rope_parameters are {config.rope_parameters}, of which lrk makes other frequencies "
+            f"rope_parameters are {parameters}, of which lrk makes other frequencies "
             f"than transformers {transformers.__version__}: use lrk.patch(model, rope=False)"
         )
 
 
 class LrkAttention:
-    """Mixed in before a stock attention, which has these attributes."""
+    """Mixed in before a stock attention: its forward, which rotates by `rope`."""
 
-    config: PretrainedConfig
-    layer_idx: int
-    head_dim: int
-    scaling: float
-    attention_dropout: float
-    training: bool
-    q_proj: nn.Module
-    k_proj: nn.Module
-    v_proj: nn.Module
-    o_proj: nn.Module
+    _lrk_forward: ClassVar[FunctionType]
 
-    @either_cache_name
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: PositionEmbeddings,
-        attention_mask: Tensor | None = None,
-        cache: Cache | None = None,
-        **kwargs,
-    ) -> tuple[Tensor, Tensor | None]:
+    @classmethod
+    def over(cls, stock: type[Any]) -> dict[str, Any]:
+        """What the class has that is mixed before a stock attention; see `lrk.hf.mixed.mixed`.
+
+        Raises:
+            ValueError: if it does not call transformers' rotation, or that is neither of two kinds.
+        """
+        turn = _turn_pairs if is_interleaved(stock) else _turn_halves
+        return {"_lrk_forward": rebound(stock, **{ROTATION: turn})}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As the stock forward, with `rope` on the raw positions."""
-        batch, length, _ = hidden_states.shape
-        query, key, value = (
-            projection(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        query, key = rope(query, key, *position_embeddings)
-        if cache is not None:
-            key, value = update(cache, key, value, self.layer_idx, kwargs)
-        # Each modeling file has its own eager attention, which is in no registry.
-        eager = sys.modules[type(self).__module__].eager_attention_forward
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager)
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            sliding_window=self._window(),
-            **kwargs,
-        )
-        return self.o_proj(output.reshape(batch, length, -1).contiguous()), weights
+        return type(self)._lrk_forward(self, *args, **under_its_name(kwargs))
 
-    def _window(self) -> int | None:
-        """Qwen2 has a window in some layers and says so there, Mistral in all, Llama in none."""
-        if hasattr(self, "sliding_window"):
-            return self.sliding_window
-        return getattr(self.config, "sliding_window", None)
+
+def _turn_halves(
+    query: Tensor, key: Tensor, cos: Tensor, sin: Frequencies, unsqueeze_dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`apply_rotary_pos_emb`, of positions and frequencies; dimension j turns with j + R/2."""
+    return rope(query, key, cos, *sin)
+
+
+def _turn_pairs(
+    query: Tensor, key: Tensor, cos: Tensor, sin: Frequencies, unsqueeze_dim: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Likewise, but dimension 2 j turns with 2 j + 1."""
+    return rope(query, key, cos, *sin, interleaved=True)
+
+
+def is_interleaved(stock: type[Any]) -> bool:
+    """Whether a stock attention turns dimension 2 j with 2 j + 1, and not j with j + R/2.
+
+    Told by a quarter turn of (1, 2, 3, 4). Cosines and sines come as R numbers, or as R/2.
+    """
+    rotation = global_of(stock, ROTATION)
+    x = torch.arange(1.0, 5.0, device="cpu").view(1, 1, 1, 4)
+    for width in (4, 2):
+        zeros, ones = (torch.full((1, 1, width), value, device="cpu") for value in (0.0, 1.0))
+        try:
+            turned = rotation(x, x, zeros, ones)[0].flatten().tolist()
+        except RuntimeError:  # of shapes that do not go together
+            continue
+        if turned == [-2, 1, -4, 3]:
+            return True
+        if turned == [-3, -4, 1, 2]:
+            return False
+    raise ValueError(
+        f"{ROTATION} of {stock.__name__} in transformers {transformers.__version__} turns neither "
+        "dimension j with j + R/2 nor 2 j with 2 j + 1: use lrk.patch(model, rope=False)"
+    )

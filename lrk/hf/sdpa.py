@@ -118,6 +118,8 @@ def _check(asked: Asked, query: Tensor, key: Tensor) -> None:
         )
     if asked.softcap is not None:
         raise _refusal(f"which has no softcap, and softcap is {asked.softcap}")
+    if asked.sinks is not None:
+        raise _refusal("which has no sinks, and the model has")
     if query.device.type != "cpu":
         check_query(IMPLEMENTATION, query)
 

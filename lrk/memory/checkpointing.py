@@ -29,9 +29,10 @@ from torch.utils.checkpoint import create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lrk.hf.architectures import text_config
 from lrk.hf.attention import BACKEND
 from lrk.hf.backends import OURS
-from lrk.hf.groups import group_layers
+from lrk.hf.groups import check_groups, group_layers
 from lrk.memory.offload import HostCopies
 
 
@@ -53,7 +54,8 @@ def enable(
 
     Raises:
         ValueError: for `keep_attention` where the attention is not lrk's, and for several
-            `layers_per_checkpoint` where it is not one of those of `lrk.patch`.
+            `layers_per_checkpoint` where it is not one of those of `lrk.patch`, or as
+            `check_groups`.
     """
     backend = model.config._attn_implementation
     if keep_attention and backend != BACKEND:
@@ -69,6 +71,7 @@ def enable(
             f"{backend!r}, whose masks may differ from layer to layer: use lrk.patch(model, "
             "attention=True) first"
         )
+    check_groups(text_config(model.config), layers_per_checkpoint)
     # Older releases of transformers know only the second name.
     newest: Any = getattr(model, "activation_checkpointing_enable", None)
     checkpoint = newest or model.gradient_checkpointing_enable

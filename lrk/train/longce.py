@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lrk.hf.head import head_of
+from lrk.hf.logit_scale import logit_scale
 from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.recipe.collate import IGNORE_INDEX
 
@@ -80,6 +81,7 @@ def short_losses(
     )
     # Attention as in the loss itself, else the two could not be compared.
     temperature = batch.get("attention_temperature", 1.0)
+    scale = logit_scale(model)
     losses = torch.full(labels.shape, torch.nan, device=labels.device)
     for group in _groups(contexts, len(labels)):
         ranges = [torch.arange(item.start, item.stop) for item in group]
@@ -98,7 +100,12 @@ def short_losses(
         predicted = labels[tokens].where(scored, IGNORE_INDEX)[1:]
         head = head_of(model.get_output_embeddings(), hidden[:-1])
         loss = linear_cross_entropy(
-            head.hidden, head.weight, predicted, bias=head.bias, reduction="none"
+            scale.divided(head.hidden),
+            head.weight,
+            predicted,
+            bias=None if head.bias is None else scale.divided(head.bias),
+            reduction="none",
+            softcap=scale.softcap,
         )
         kept = predicted != IGNORE_INDEX
         losses[tokens[1:][kept]] = loss[kept].float()  # type: ignore[index, union-attr]

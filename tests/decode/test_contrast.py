@@ -10,6 +10,8 @@ import lrk
 from lrk.decode import pcd, self_extend
 from lrk.decode.contrast import contrasted, perturbed_frequencies
 from lrk.hf.cache_name import CACHE_NAME, cache_of, named_cache
+from lrk.hf.canary import tiny_config, tiny_model
+from lrk.kernels.rope import phase_increments
 
 LENGTH = 23
 
@@ -175,3 +177,24 @@ def test_frequencies_that_depend_on_the_length_are_refused(model):
     unfit = lrk.patch(LlamaForCausalLM(config))
     with pytest.raises(ValueError, match="rope_type is 'dynamic', whose frequencies depend on"):
         pcd(unfit).__enter__()
+
+
+@torch.no_grad()
+def test_frequencies_of_each_kind_of_layer():
+    """Gemma 3 has two bases: both are perturbed, and put back."""
+    torch.manual_seed(0)
+    model = lrk.patch(tiny_model(tiny_config("gemma3_text")).eval())
+    tokens = torch.arange(2, 14)[None]
+    expected = model(tokens).logits
+    with pcd(model, beta=1.0, gamma=61):
+        contrasted = model(tokens).logits
+    bases = [each["rope_theta"] for each in model.config.rope_parameters.values()]
+    assert bases[0] != bases[1]
+    rotary = model.model.rotary_emb
+    own = dict(rotary._lrk_increments)
+    rotary._lrk_increments = {
+        kind: phase_increments(perturbed_frequencies(model.config, 0.2, 1e-4, kind)) for kind in own
+    }
+    torch.testing.assert_close(contrasted, 2 * expected - model(tokens).logits)
+    rotary._lrk_increments = own
+    assert torch.equal(model(tokens).logits, expected)

@@ -10,6 +10,7 @@ import lrk
 from lrk.decode import dca, self_extend, string
 from lrk.decode.mapped import MappedAttention
 from lrk.hf.cache_name import cache_of, named_cache
+from lrk.hf.canary import tiny_config, tiny_model
 
 LENGTH = 29
 
@@ -207,3 +208,29 @@ def test_arguments_are_obeyed_or_refused(model):
         ):
             with pytest.raises(ValueError, match=sentence):
                 model(row, use_cache=False, **refused)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("model_type", ["granite", "mixtral"])
+def test_other_types_whose_attention_is_llamas(model_type):
+    torch.manual_seed(0)
+    model = lrk.patch(tiny_model(tiny_config(model_type)).eval())
+    tokens = torch.arange(2, 26)[None]
+    expected = model(tokens).logits
+    with self_extend(model, window=32, group=2):
+        torch.testing.assert_close(model(tokens).logits, expected)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "why"),
+    [
+        ("qwen3", r"Qwen3Attention\.forward of transformers \S+ reads q_norm, k_norm, which lrk"),
+        ("olmo2", "reads q_norm"),
+        ("phi3", "reads qkv_proj"),
+        ("glm4", r"Glm4Attention turns dimension 2 j with 2 j \+ 1"),
+    ],
+)
+def test_types_whose_attention_does_more_are_refused(model_type, why):
+    model = lrk.patch(tiny_model(tiny_config(model_type)).eval())
+    with pytest.raises(ValueError, match=why), self_extend(model, window=8, group=2):
+        pass

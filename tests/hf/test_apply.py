@@ -10,6 +10,7 @@ from transformers.models.mistral import modeling_mistral
 from transformers.models.qwen2 import modeling_qwen2
 
 import lrk
+from lrk.hf.backends import own_attention
 
 INPUT_IDS = torch.arange(2, 22).view(2, 10)
 STOCK_CLASSES = [
@@ -48,7 +49,8 @@ def test_models_loaded_afterwards_are_patched(stock, tmp_path):
     stock.save_pretrained(tmp_path)
     expected = classes(lrk.patch(copy.deepcopy(stock)))
     before = classes(stock)
-    APPLY[stock.config.model_type]()
+    attention = stock.config._attn_implementation
+    lrk.apply_lrk_to(stock.config.model_type)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert classes(loaded) == expected
     assert classes(stock) == before
@@ -57,7 +59,8 @@ def test_models_loaded_afterwards_are_patched(stock, tmp_path):
     loaded.eval()
     torch.testing.assert_close(loaded(INPUT_IDS).logits, stock(INPUT_IDS).logits)
     assert classes(lrk.unpatch(loaded)) == before
-    assert loaded.config._attn_implementation == "sdpa"
+    assert loaded.config._attn_implementation == own_attention(loaded)
+    loaded.set_attn_implementation(attention)
     assert torch.equal(loaded(INPUT_IDS).logits, stock(INPUT_IDS).logits)
 
 
@@ -138,3 +141,8 @@ def test_attention_dropout_is_refused_before_weights_are_read(llama, tmp_path):
     lrk.apply_lrk_to_llama()
     with pytest.raises(ValueError, match=r"config\.attention_dropout is 0\.1; the lrk attention"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_type_that_is_not_supported():
+    with pytest.raises(ValueError, match="model_type is 'gpt2'; it must be one of gemma2, "):
+        lrk.apply_lrk_to("gpt2")

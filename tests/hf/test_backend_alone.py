@@ -183,7 +183,6 @@ def test_the_collator_that_packs():
 @pytest.mark.parametrize(
     ("model_type", "settings", "sentence"),
     [
-        ("gpt_oss", {}, "s_aux reached the lrk attention, which does not know it"),
         ("llama4_text", {"attention_chunk_size": 8}, "masks its attention by chunked_overlay"),
         ("phimoe", {"sliding_window": 8}, "sliding_window is 8, but PhimoeAttention does not hand"),
         (

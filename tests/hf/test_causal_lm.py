@@ -10,7 +10,11 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 import lrk
+from lrk.analysis.scores import token_logits
+from lrk.eval.losses import check_head
 from lrk.hf.cache_name import cache_of
+from lrk.hf.canary import tiny_config, tiny_model
+from lrk.hf.logit_scale import logit_scale
 
 INPUT_IDS = torch.arange(2, 26).view(2, 12)
 DATA = [{"input_ids": row, "labels": row} for row in INPUT_IDS]
@@ -91,3 +95,41 @@ def test_another_head_is_refused(llama):
     model.lm_head = nn.Sequential(llama.lm_head)
     with pytest.raises(ValueError, match=r"lm_head is a torch\.\S+Sequential; lrk's loss needs"):
         model(INPUT_IDS, labels=INPUT_IDS)
+
+
+@pytest.mark.parametrize("model_type", ["gpt_oss", "mixtral", "qwen3_moe"])
+def test_the_balance_of_experts(model_type):
+    """As the stock forward adds it to the loss, and lists it in its output."""
+    torch.manual_seed(0)
+    stock = tiny_model(tiny_config(model_type, router_aux_loss_coef=0.3)).train()
+    model = lrk.patch(copy.deepcopy(stock))
+    for options in ({}, {"output_router_logits": True}):
+        found = []
+        for each in (stock, model):
+            each.zero_grad()
+            output = each(INPUT_IDS, labels=INPUT_IDS, use_cache=False, **options)
+            output.loss.backward()
+            found.append((output, each.model.layers[0].self_attn.q_proj.weight.grad))
+        (expected, gradient), (output, ours) = found
+        torch.testing.assert_close(output.loss, expected.loss)
+        torch.testing.assert_close(ours, gradient, rtol=1e-3, atol=1e-6)
+        assert (output.aux_loss is None) == (expected.aux_loss is None) == (not options)
+        assert output.logits is None
+        assert output.to_tuple()[1 + bool(options)] is None
+        assert len(output.to_tuple()) == len(expected.to_tuple())
+    torch.testing.assert_close(output.aux_loss, expected.aux_loss)
+    torch.testing.assert_close(output.router_logits, expected.router_logits)
+
+
+def test_caps_and_divisors_reach_losses_without_logits():
+    """Of evaluation and of LongCE too, which multiply hidden states and weights themselves."""
+    for model_type in ("gemma2", "gemma3_text", "granite"):
+        torch.manual_seed(0)
+        model = tiny_model(tiny_config(model_type)).eval()
+        check_head(model, INPUT_IDS[0])  # refuses other logits than the model's
+        logits = model(INPUT_IDS[:1]).logits[0, :-1]
+        expected = logits.gather(-1, INPUT_IDS[0, 1:, None])[:, 0]
+        torch.testing.assert_close(token_logits(model, INPUT_IDS[0])[1:], expected)
+        scale = logit_scale(model)
+        assert (scale.softcap or scale.divisor) is not None
+        assert logit_scale(lrk.patch(model)) == scale

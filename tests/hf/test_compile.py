@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
 from transformers import StaticCache
 
@@ -76,6 +77,11 @@ def assert_same_step(model, backend="aot_eager", **inputs):
 
 @pytest.mark.support("torch.compile(fullgraph=True), training step")
 def test_training_step_on_skipped_positions(stock):
+    if hasattr(stock.config, "num_experts_per_tok"):
+        try:
+            assert_same_step(stock)
+        except TorchDynamoException:
+            pytest.skip("this transformers' experts are not compiled in a stock model either")
     assert_same_step(lrk.patch(stock), position_ids=SKIPPED)
 
 

@@ -16,7 +16,7 @@ ADAPTERS = {
     "LoRA with a bias": {"target_modules": ["lm_head"], "lora_bias": True},
     "LoRA with dropout": {"target_modules": ["lm_head"], "lora_dropout": 0.4},
     "rank-stabilised LoRA": {"target_modules": ["lm_head"], "use_rslora": True},
-    "modules_to_save": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "modules_to_save": {"target_modules": ["o_proj"], "modules_to_save": ["lm_head"]},
 }
 
 

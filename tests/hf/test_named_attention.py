@@ -18,6 +18,7 @@ import lrk
 from lrk.hf import flash_attention
 from lrk.hf.backends import BACKENDS, OURS
 from lrk.hf.cache_name import cache_of, named_cache
+from lrk.hf.canary import tiny_config, tiny_model
 from tests.hf import stand_in_flash_attn
 
 FLASH = tuple(flash_attention.BACKENDS)
@@ -649,3 +650,9 @@ def test_documents_are_looked_at_in_a_graph(llama, installed, attention):
     with pytest.raises(ValueError, match="cu_seq_lens_q has a document across two rows of 12"):
         compiled(INPUT_IDS, cu_seq_lens_q=wrong, cu_seq_lens_k=wrong)
     torch._dynamo.reset()
+
+
+def test_sinks_are_refused():
+    model = lrk.patch(tiny_model(tiny_config("gpt_oss", sliding_window=64)), attention="sdpa")
+    with pytest.raises(ValueError, match="attention is 'sdpa', which has no sinks, and the model"):
+        model(torch.arange(2, 14)[None], use_cache=False)

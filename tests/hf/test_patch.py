@@ -73,7 +73,7 @@ def test_unsupported_models_are_named_with_those_supported():
         torch.nn.Linear(2, 2),
     ):
         with pytest.raises(
-            ValueError, match=r"model is a \w+ of .* supported are llama, mistral, qwen2"
+            ValueError, match=r"model is a \w+ of .* supported are gemma2, .*, smollm3$"
         ):
             lrk.patch(model)
 
@@ -92,6 +92,7 @@ def test_signatures_name_what_the_stock_ones_name(llama, module):
     stock = inspect.signature(llama.get_submodule(module).forward).parameters
     ours = inspect.signature(lrk.patch(llama).get_submodule(module).forward).parameters
     assert list(stock) == [name for name in ours if name in stock]
+    assert stock["kwargs"].annotation == ours["kwargs"].annotation
 
 
 def test_attention_dropout_is_refused(llama):

@@ -59,6 +59,9 @@ def assert_same(ours, theirs):
     ],
 )
 def test_adapters_train_as_on_the_stock_model(stock, options, patch_first):
+    if options["use_dora"] and stock.config.model_type == "qwen3_moe":
+        pytest.skip("peft has no DoRA for the parameters of experts, which TARGETS name here")
+    attention = stock.config._attn_implementation
     plain = adapted(copy.deepcopy(stock), **options)
     if patch_first:
         model = adapted(lrk.patch(stock), **options)
@@ -72,7 +75,7 @@ def test_adapters_train_as_on_the_stock_model(stock, options, patch_first):
     torch.testing.assert_close(merged(INPUT_IDS).logits, expected, rtol=1e-3, atol=1e-5)
     assert merged.config._attn_implementation == "lrk"
     assert classes(lrk.unpatch(merged)) == classes(plain.merge_and_unload())
-    assert merged.config._attn_implementation == "sdpa"
+    assert merged.config._attn_implementation == attention
 
 
 def test_unpatching_inside_an_adapter(llama):

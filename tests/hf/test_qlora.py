@@ -39,9 +39,12 @@ def in_4_bits(tmp_path):
             bnb_4bit_compute_dtype=torch.float32,
         )
         model = AutoModelForCausalLM.from_pretrained(
-            tmp_path, quantization_config=config, dtype=torch.float32
+            tmp_path,
+            quantization_config=config,
+            dtype=torch.float32,
+            attn_implementation=stock.config._attn_implementation,
         )
-        assert isinstance(model.model.layers[0].mlp.up_proj, bitsandbytes.nn.Linear4bit)
+        assert isinstance(model.model.layers[0].self_attn.o_proj, bitsandbytes.nn.Linear4bit)
         return model
 
     return load
@@ -50,8 +53,10 @@ def in_4_bits(tmp_path):
 def adapted(model):
     """With an adapter that already does something."""
     torch.manual_seed(1)
+    experts = hasattr(model.config, "num_experts_per_tok")  # and older releases of peft know none
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if experts else "all-linear"
     config = peft.LoraConfig(
-        r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False
+        r=4, target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False
     )
     return peft.get_peft_model(model, config).train()
 

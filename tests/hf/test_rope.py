@@ -89,11 +89,11 @@ def test_positions_that_skip_stand_for_a_whole_window(shape, name, last, longest
     rotary = lrk.patch(make(shape, name)).model.rotary_emb
     whole = phase_increments(rope_frequencies(rotary.config).inv_freq)
     positions = torch.tensor([[0, 1, 2, 3], [0, 1, last - 1, last]])
-    _, increments, _ = rotary(torch.empty(2, 4), positions)
+    _, (increments, _) = rotary(torch.empty(2, 4), positions)
     assert torch.equal(increments, whole) == longest
     # Neither a cache nor padding nor another document is a skip.
     for row in ([20, 21, 22, 23], [1, 1, 0, 1], [5, 6, 0, 1], [3, 0, 0, 4]):
-        _, increments, _ = rotary(torch.empty(1, 4), torch.tensor([row]))
+        _, (increments, _) = rotary(torch.empty(1, 4), torch.tensor([row]))
         assert not torch.equal(increments, whole)
 
 

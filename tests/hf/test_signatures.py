@@ -1,6 +1,5 @@
 """A release of transformers that names its arguments otherwise is refused beforehand."""
 
-import copy
 from inspect import Parameter, Signature
 
 import pytest
@@ -8,13 +7,14 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 import lrk
-from lrk.decode import pcd, self_extend
 from lrk.hf import SUPPORTED
 from lrk.hf.architectures import architecture_of_type
+from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.cache_name import CACHE_NAME
+from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.patch import check_release
-from lrk.hf.rope import LrkAttention
-from lrk.hf.signatures import check_signatures
+from lrk.hf.rope import LrkRotaryEmbedding
+from lrk.hf.signatures import check_signature
 
 
 @pytest.mark.parametrize("model_type", SUPPORTED)
@@ -22,21 +22,10 @@ def test_the_installed_release_is_known(model_type):
     check_release(model_type)
 
 
-NAMES = ("hidden_states", "position_embeddings", "attention_mask", CACHE_NAME)
+NAMES = ("input_ids", "attention_mask", "position_ids", CACHE_NAME, "inputs_embeds", "use_cache")
 
 
-@pytest.mark.parametrize(
-    ("names", "difference"),
-    [
-        # Handed on among other arguments, `store` would be used by nobody.
-        ((*NAMES[:3], "store"), "takes store, which lrk does not know"),
-        # A mask that is handed to it would be ignored.
-        ((*NAMES[:2], CACHE_NAME), "does not take attention_mask"),
-        # Arguments by position would change places.
-        ((*NAMES[1::-1], *NAMES[2:]), "in the order self, position_embeddings, hidden_states"),
-    ],
-)
-def test_other_arguments_are_one_sentence(names, difference):
+def with_arguments(*names):
     parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *names)]
 
     class Renamed:
@@ -44,11 +33,36 @@ def test_other_arguments_are_one_sentence(names, difference):
             """Of the next release."""
 
     Renamed.forward.__signature__ = Signature(parameters)
+    return Renamed
+
+
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        # Handed on among other arguments, `store` would be used by nobody.
+        ((*NAMES[:3], "store", *NAMES[4:]), "takes store, which lrk does not know"),
+        # A mask that is handed to it would be ignored.
+        ((NAMES[0], *NAMES[2:]), "does not take attention_mask"),
+        # Arguments by position would change places.
+        ((*NAMES[1::-1], *NAMES[2:]), "in the order self, attention_mask, input_ids"),
+    ],
+)
+def test_other_arguments_are_one_sentence(names, difference):
     with pytest.raises(ValueError, match=difference) as refusal:
-        check_signatures({Renamed: LrkAttention})
+        check_signature(with_arguments(*names), LrkBaseModel)
     sentence = str(refusal.value)
     assert sentence.startswith(f"Renamed.forward of transformers {transformers.__version__} ")
     assert sentence.count(": ") == 1
+
+
+def test_what_only_some_models_take():
+    """Experts' logits by place too, and the kind of a layer."""
+    causal_lm = [*NAMES[:-1], "labels", "use_cache", "logits_to_keep"]
+    check_signature(with_arguments(*causal_lm), LrkForCausalLM)
+    causal_lm.insert(-1, "output_router_logits")
+    check_signature(with_arguments(*causal_lm), LrkForCausalLM)
+    for names in (("x", "position_ids"), ("x", "position_ids", "layer_type")):
+        check_signature(with_arguments(*names), LrkRotaryEmbedding, may_lack=["layer_type"])
 
 
 @pytest.fixture
@@ -56,13 +70,13 @@ def a_renamed_cache(llama, monkeypatch):
     """The next release, say."""
 
     def rename():
-        kind = architecture_of_type("llama").attention
+        kind = architecture_of_type("llama").base_model
         stock = kind.forward
 
         def forward(
-            self, hidden_states, position_embeddings, attention_mask=None, kv=None, **kwargs
+            self, input_ids, attention_mask, position_ids, kv, inputs_embeds, use_cache, **kwargs
         ):
-            return stock(self, hidden_states, position_embeddings, attention_mask, kv, **kwargs)
+            return stock(self, input_ids, attention_mask, position_ids, kv, inputs_embeds, **kwargs)
 
         monkeypatch.setattr(kind, "forward", forward)
 
@@ -72,11 +86,10 @@ def a_renamed_cache(llama, monkeypatch):
 def test_nothing_is_patched(llama, a_renamed_cache):
     classes = [type(module) for module in llama.modules()]
     a_renamed_cache()
-    with pytest.raises(ValueError, match=r"LlamaAttention\.forward of transformers .* takes kv"):
+    with pytest.raises(ValueError, match=r"LlamaModel\.forward of transformers .* takes kv"):
         lrk.patch(llama)
     assert [type(module) for module in llama.modules()] == classes
     assert llama.config._attn_implementation != "lrk"
-    lrk.patch(llama, rope=False)  # replaces no attention
 
 
 def test_nothing_is_loaded(llama, a_renamed_cache, tmp_path, monkeypatch):
@@ -85,12 +98,3 @@ def test_nothing_is_loaded(llama, a_renamed_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     with pytest.raises(ValueError, match="takes kv"):
         lrk.AutoLrkModelForCausalLM.from_pretrained(tmp_path)
-
-
-def test_decoding_methods_are_refused(llama, a_renamed_cache):
-    model = lrk.patch(copy.deepcopy(llama))
-    a_renamed_cache()
-    with pytest.raises(ValueError, match="takes kv"):
-        self_extend(model, window=8, group=2).__enter__()
-    with pcd(model):  # replaces no attention
-        pass

@@ -1,5 +1,6 @@
 """Positions that skip: transformers hides what is before a skip, lrk does not (and refuses to)."""
 
+import copy
 import re
 
 import pytest
@@ -71,6 +72,44 @@ def test_other_documents_stay_hidden(llama, prepared, checkpointing):
     before, after = logits_after_edit(model, position_ids=positions, **documents)
     assert ((before - after).abs().amax(-1)[1:6] > 1e-4).all()
     assert torch.equal(before[6:], after[6:])
+
+
+def masks_of_positions(config, position_ids) -> torch.Tensor | dict[str, torch.Tensor]:
+    """(1, 1, S, S) masks for stock attention: causal, and windows that count positions."""
+    length = position_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    distance = position_ids[0, :, None] - position_ids[0]
+    window = getattr(config, "sliding_window", None)
+    visible = {
+        "full_attention": causal,
+        "sliding_attention": causal if window is None else causal & (distance < window),
+    }
+    lowest = torch.finfo(torch.float32).min
+    masks = {
+        kind: torch.zeros(length, length).masked_fill(~seen, lowest)[None, None]
+        for kind, seen in visible.items()
+    }
+    if getattr(config, "layer_types", None):
+        return masks
+    return masks["sliding_attention"]
+
+
+@pytest.mark.support("skipped positions")
+def test_as_stock_attention_with_the_right_mask(stock):
+    """Also rates by position, sinks, layers that do not rotate and windows of some layers."""
+    model = lrk.patch(copy.deepcopy(stock))
+    stock.set_attn_implementation("eager")
+    masks = masks_of_positions(stock.config, SKIPPED)
+    shared = {"position_ids": SKIPPED, "labels": INPUT_IDS, "use_cache": False}
+    expected = stock(INPUT_IDS, attention_mask=masks, **shared)
+    expected.loss.backward()
+    ours = model(INPUT_IDS, output_logits=True, **shared)
+    ours.loss.backward()
+    torch.testing.assert_close(ours.logits, expected.logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.loss, expected.loss)
+    for (name, theirs), own in zip(stock.named_parameters(), model.parameters(), strict=True):
+        error = (own.grad - theirs.grad).abs().max() / theirs.grad.abs().max().clamp(min=1e-6)
+        assert error < 1e-3, name
 
 
 def test_a_window_counts_positions():

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 import lrk
+from lrk.frequencies import rope_layer_types
+from lrk.hf.canary import tiny_config, tiny_model
+from lrk.hf.mixed import mixed
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 from lrk.memory import checkpointing
 from lrk.memory.offload import HostCopies
@@ -44,7 +47,8 @@ def assert_as_exact(ours, plain, truth):
 def lean(model):
     """Every technique of a forward and backward pass."""
     lrk.patch(model, tile_tokens=TILE)
-    checkpointing.enable(model, keep_attention=True, copies=HostCopies(), layers_per_checkpoint=2)
+    layers = 2 if len(rope_layer_types(model.config)) == 1 else 1
+    checkpointing.enable(model, True, HostCopies(), layers)
     return model
 
 
@@ -53,10 +57,28 @@ TECHNIQUES = {"tiles": lambda model: lrk.patch(model, tile_tokens=TILE), "all": 
 
 @pytest.mark.support("norms and MLPs in tiles")
 @pytest.mark.parametrize("technique", TECHNIQUES)
-def test_the_step_of_the_stock_model(stock, in_float64, technique):
+def test_the_step_of_the_stock_model(stock, in_float64, technique, record_property):
+    if hasattr(stock.config, "num_experts_per_tok"):
+        record_property("outcome", "refused")
+        with pytest.raises(ValueError, match=r"tile_tokens is given, and \S+ is a .*experts"):
+            TECHNIQUES[technique](stock)
+        return
     stock.set_attn_implementation("eager")
     truth, plain = step(in_float64(stock)), step(copy.deepcopy(stock))
     assert_as_exact(step(TECHNIQUES[technique](stock)), plain, truth)
+
+
+def test_layers_that_rotate_otherwise_share_no_checkpoint():
+    """A group is given the arguments of one place, and theirs differ."""
+    model = lrk.patch(tiny_model(tiny_config("gemma3_text")))
+    with pytest.raises(ValueError, match="layers_per_checkpoint is 2, and the model has RoPE"):
+        checkpointing.enable(model, layers_per_checkpoint=2)
+
+
+def test_dropout_in_tiles_is_refused():
+    model = tiny_model(tiny_config("phi3", resid_pdrop=0.1))
+    with pytest.raises(ValueError, match=r"resid_attn_dropout drops out with probability 0\.1"):
+        lrk.patch(model, tile_tokens=TILE)
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
@@ -125,3 +147,25 @@ def test_generation(llama):
 def test_negative_tiles_are_refused(llama):
     with pytest.raises(ValueError, match="tile_tokens is -1; it must be 0 or positive"):
         lrk.patch(llama, tile_tokens=-1)
+
+
+@pytest.mark.parametrize("heads_first", [False, True])
+def test_a_norm_of_each_head_is_cut_by_tokens(heads_first):
+    """Rows of 3 heads: 2 tiles of 7 tokens and one of 3, not of 7 rows."""
+    tiles = []
+
+    class Norm(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, hidden_states):
+            tiles.append(hidden_states.shape[1])
+            return hidden_states * self.weight
+
+    norm = mixed(LrkRMSNorm, Norm)()
+    norm._lrk_tile_tokens = TILE
+    x = torch.randn(1, 17, 3, 4)
+    x = x.transpose(1, 2) if heads_first else x
+    torch.testing.assert_close(norm(x), x * norm.weight)
+    assert tiles == [21, 21, 9]
