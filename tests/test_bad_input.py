@@ -84,7 +84,7 @@ def _write_models(world: Path) -> None:
     GPT2Config().save_pretrained(world / "gpt2")
     copy("small", vocab_size=300)
     copy("wide", hidden_size=64)
-    copy("yarn", rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0})
+    copy("proportional", rope_parameters={"rope_type": "proportional", "rope_theta": 1e4})
     cut = copy("cut") / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:5000])
     copy("remote", model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
@@ -168,7 +168,7 @@ COMMANDS = [
     ({"model_name_or_path": "{}/adapter"}, "is an adapter; merge it into its base model first"),
     ({"model_name_or_path": "{}/gpt2"}, "model type 'gpt2'; supported are llama, mistral"),
     ({"model_name_or_path": "{}/remote"}, "contains custom code which must be executed"),
-    ({"model_name_or_path": "{}/yarn"}, "rope_type is 'yarn', whose frequencies change"),
+    ({"model_name_or_path": "{}/proportional"}, "rope_type is 'proportional'; it must be one of"),
     ({"model_name_or_path": "{}/small"}, "but the model's vocabulary ends at 299"),
     ({"model_name_or_path": "{}/wide"}, "wide' cannot be loaded: "),
     ({"model_name_or_path": "{}/cut"}, "cut' cannot be loaded: "),

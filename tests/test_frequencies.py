@@ -72,6 +72,14 @@ def test_each_length_as_transformers(name, length):
     torch.testing.assert_close(ours, theirs.double(), rtol=2e-6, atol=0)
 
 
+def test_one_set_of_divisors_asks_for_no_length():
+    config = make_config("longrope", 8 * LENGTH)
+    config.rope_parameters["short_factor"] = list(config.rope_parameters["long_factor"])
+    assert frequencies_by_length(config) is None
+    expected = ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=1)[0].double()
+    torch.testing.assert_close(rope_frequencies(config).inv_freq, expected, rtol=2e-6, atol=0)
+
+
 def test_partial_rotary_factor_is_obeyed_where_the_architecture_obeys_it():
     config = make_config("default", LENGTH)
     config.rope_parameters["partial_rotary_factor"] = 0.5

@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 import lrk.plan
+from lrk.frequencies import rope_layer_types, rope_parameters
+from lrk.plan import load_config
 from lrk.positions import scaled_rope_theta
 from lrk.train import parse
+from lrk.train.arguments.positions import rope_plan
+from lrk.train.extension import extend_config
+from lrk.train.presets import preset_names
 
 MODELS = Path(lrk.plan.__file__).parent / "models"
 LONGRECIPE = {"batch": 96, "max_steps": 104, "learning_rate": 5e-5, "weight_decay": 0.1}
@@ -25,6 +30,40 @@ PUBLISHED = {
     "llama-2-7b-32768-cream": ("llama-2-7b", 82.7e3, 32_768, 4096, CREAM),
     "llama-2-7b-32768-pose": ("llama-2-7b", 82.7e3, 32_768, 4096, POSE),
 }
+
+# Preset of no paper: model, its RoPE plan, target, real tokens of a sample, and what the plan makes
+# of the config: type, factor, and the window of pretraining.
+EXTENDED = {
+    "llama-3.1-8b-262144": ("llama-3.1-8b", "llama3", 262_144, 76_800, ("llama3", 16, 8192)),
+    "olmo-3-7b-131072": ("olmo-3-7b", "yarn", 131_072, 38_400, ("yarn", 16, 8192)),
+    "qwen2.5-7b-131072": ("qwen2.5-7b", "yarn", 131_072, 38_400, ("yarn", 4, 32_768)),
+    "qwen3-8b-131072": ("qwen3-8b", "yarn", 131_072, 38_400, ("yarn", 4, 32_768)),
+    "smollm3-3b-131072": ("smollm3-3b", "yarn", 131_072, 38_400, ("yarn", 2, 65_536)),
+}
+
+
+@pytest.mark.parametrize("name", EXTENDED)
+def test_rope_of_the_models(name, tmp_path):
+    """The factors that the models' cards and configs name."""
+    model, plan, target, length, (rope_type, factor, original) = EXTENDED[name]
+    arguments = parse([name, "--output_dir", str(tmp_path), "--optim", "adamw_torch"])
+    config = load_config(model)
+    assert config.max_position_embeddings < target == arguments.target_length
+    assert (arguments.train_length, arguments.rope_scaling) == (length, plan)
+    extend_config(config, target, rope_plan(arguments))
+    # Layers with a sliding window stay as they are.
+    kinds = rope_layer_types(config)
+    kind = "full_attention" if "full_attention" in kinds else None
+    found = rope_parameters(config, kind)
+    assert (found["rope_type"], found["factor"]) == (rope_type, factor)
+    assert found["original_max_position_embeddings"] == original
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    assert batch == LONGRECIPE["batch"]
+
+
+def test_every_preset_is_covered():
+    others = {"llama-3-8b-131072-stages", "smollm2-135m-131072", "smollm2-135m-131072-stages"}
+    assert set(preset_names()) == PUBLISHED.keys() | EXTENDED.keys() | others
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

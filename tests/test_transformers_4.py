@@ -16,6 +16,16 @@ LLAMA_3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+# All that `lrk.rope_scaling` says of divisors that no other type has.
+CLIPPED = {
+    "factor": 4.0,
+    "short_factor": [1.0] * 63 + [2.0**40],
+    "long_factor": [1.0] * 63 + [2.0**40],
+    "original_max_position_embeddings": 64,
+    "attention_factor": 1.0,
+    "short_mscale": 1.0,
+    "long_mscale": 1.0,
+}
 
 
 def content(file: Path) -> dict:
@@ -23,7 +33,14 @@ def content(file: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("rope_type", "scaling"), [("default", {}), ("linear", {"factor": 4.0}), ("llama3", LLAMA_3)]
+    ("rope_type", "scaling"),
+    [
+        ("default", {}),
+        ("linear", {"factor": 4.0}),
+        ("llama3", LLAMA_3),
+        ("yarn", {"factor": 4.0, "original_max_position_embeddings": 64}),
+        ("longrope", CLIPPED),
+    ],
 )
 def test_the_rope_has_its_old_names_and_transformers_5_reads_the_same(tmp_path, rope_type, scaling):
     parameters = {"rope_type": rope_type, "rope_theta": 1_015_580.0, **scaling}

@@ -22,7 +22,7 @@ from lrk.train.parser import underscored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-data {prepare,select,analyze} --KEY VALUE ...`; returns as `run_command` says."""
+    """`lrk-data {prepare,select,analyze,rope} --KEY VALUE ...`; returns as `run_command` says."""
     words = [underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     return run_command(
         "lrk-data",
@@ -56,6 +56,12 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
 
         analysis.add_arguments(analyze)
         analyze.set_defaults(run=analysis.run)
+    rope = _add(commands, "rope", "find RoPE factors by the loss of long needle samples")
+    if list(command) == ["rope"]:
+        from lrk.longrope import command as longrope  # as above
+
+        longrope.add_arguments(rope)
+        rope.set_defaults(run=longrope.run)
     _add_prepare(_add(commands, "prepare", "documents to token ids, in shards"))
     _add_select(_add(commands, "select", "prepared documents to the text of samples"))
     return parser

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 from lrk.merge.checkpoint import Checkpoint
 
-POSITIONS = {"max_position_embeddings", "rope_parameters", "rope_scaling", "rope_theta"}
+POSITIONS = {
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+}
 """Keys in which a model and its extension differ: the user says which to keep."""
 IRRELEVANT = {
     "architectures",  # old files spell it LLaMAForCausalLM; model_type and tensors are compared

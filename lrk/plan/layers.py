@@ -1,12 +1,14 @@
-"""From a model of three layers and one of four to one of any depth.
+"""From a model of three groups of layers and one of four to one of any depth.
 
-Equal layers allocate equally. So in layer i of L, what is held grows by one layer's weights, states
-and gradients with L, and by what one layer saves (or has already turned into gradients) with i: it
-is affine in both. The first and the last layer may differ from the others, and are affine in L
-alone, as is everything between layers. Two traces fix all of these lines.
+A group is the least run of layers after which all begins again: one layer where all are equal, as
+many as from one full attention to the next where most have a sliding window or no RoPE. Equal
+groups allocate equally. So in group i of L, what is held grows by one group's weights, states and
+gradients with L, and by what one group saves (or has already turned into gradients) with i: it is
+affine in both. The first and the last group may differ from the others, and are affine in L alone,
+as is everything between layers, and a last group that is not whole. Two traces fix all of these
+lines.
 
-Where several layers share a checkpoint, all this is true of such groups; within a group the fullest
-instant counts.
+Where several layers share a checkpoint, of each such run of layers the fullest instant counts.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +19,16 @@ from lrk.plan.step import Trace
 FEW, MORE = 3, 4
 
 
-def extrapolate(few: Trace, more: Trace, groups: int) -> Trace:
-    """The trace of a model of equal groups of layers, from those of `FEW` and `MORE` groups.
+def extrapolate(few: Trace, more: Trace, layers: int, group: int, checkpoint: int = 1) -> Trace:
+    """The trace of a model, from those of `FEW` and `MORE` groups and what is left over.
 
-    Layers of the usages count groups.
+    Args:
+        layers: of the model.
+        group: layers of one; the traced models have `layers % group` layers more than whole ones.
+        checkpoint: layers that share one, a divisor of `group` and of `layers`. Layers of the
+            usages count these.
     """
-    extra = groups - FEW
+    extra, size = layers // group - FEW, group // checkpoint
     usages: list[Usage] = []
     for short, long in zip(_passages(few.usages), _passages(more.usages), strict=True):
         if len(short) == 1:
@@ -30,36 +36,33 @@ def extrapolate(few: Trace, more: Trace, groups: int) -> Trace:
             continue
         # In the order of the layers, whichever way the pass goes.
         backward = short[0].moment.layer != 0
-        short, long = (
-            _fullest_of_groups(run, count) for run, count in ((short, FEW), (long, MORE))
-        )
-        through = [_line(short[0], long[0], extra)]
-        interior = _line(short[1], long[1], extra)
-        for index in range(1, groups - 1):
-            held = _combine(
-                lambda at, first, second: at + (second - first) * (index - 1),  # noqa: B023
-                interior,
-                long[1],
-                long[2],
-            )
-            through.append(Usage(interior.moment._replace(layer=index), held))
-        last = _line(short[-1], long[-1], extra)
-        through.append(last._replace(moment=last.moment._replace(layer=groups - 1)))
+        short, long = (_fullest(run, checkpoint) for run in (short, long))
+        through = [_line(*pair, extra) for pair in zip(short[:size], long[:size], strict=True)]
+        for number in range(extra + 1):
+            for at in range(size, 2 * size):
+                held = _combine(
+                    lambda now, first, second: now + (second - first) * number,  # noqa: B023
+                    _line(short[at], long[at], extra),
+                    long[at],
+                    long[at + size],
+                )
+                through.append(Usage(short[at].moment, held))
+        ends = zip(short[2 * size :], long[3 * size :], strict=True)
+        through += [_line(*pair, extra) for pair in ends]
+        through = [
+            usage._replace(moment=usage.moment._replace(layer=index))
+            for index, usage in enumerate(through)
+        ]
         usages += reversed(through) if backward else through
     return Trace(usages, few.flops + (more.flops - few.flops) * extra)
 
 
-def _fullest_of_groups(run: list[Usage], groups: int) -> list[Usage]:
-    """One usage a group, in the order of the layers."""
-    size = len(run) // groups
+def _fullest(run: list[Usage], checkpoint: int) -> list[Usage]:
+    """One usage for the layers of each checkpoint, in the order of the layers."""
     ordered = sorted(run, key=lambda usage: usage.moment.layer or 0)
-    fullest = (
-        max(ordered[size * group :][:size], key=lambda usage: usage.total)
-        for group in range(groups)
-    )
     return [
-        usage._replace(moment=usage.moment._replace(layer=group))
-        for group, usage in enumerate(fullest)
+        max(ordered[first : first + checkpoint], key=lambda usage: usage.total)
+        for first in range(0, len(ordered), checkpoint)
     ]
 
 

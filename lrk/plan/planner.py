@@ -1,15 +1,18 @@
 """The plan of a training step, and the longest sample that fits a device."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from lrk.hf.architectures import text_config
+from lrk.layer_kinds import layer_kinds, period
 from lrk.plan.gpus import EFFICIENCY, step_seconds
 from lrk.plan.layers import FEW, MORE, extrapolate
 from lrk.plan.ledger import DEVICE_PARTS, HOST, Usage
 from lrk.plan.settings import Settings
-from lrk.plan.step import trace
+from lrk.plan.step import Trace, trace
 
 GIB = 2**30
 
@@ -116,21 +119,49 @@ class Plan:
 def plan(model: str, config: PretrainedConfig, settings: Settings) -> Plan:
     """Trace a step of the model on fake tensors.
 
-    Models of equal layers are traced with three and with four of them (or of groups of layers that
-    share a checkpoint) and extrapolated, which is exact; others in full.
+    A model of equal groups of layers is extrapolated, which is exact, if it is deeper than what is
+    traced for it; another is traced in full. Of a model of several modalities it is the text model.
 
     Args:
         model: its name, for the report.
+
+    Raises:
+        ValueError: as `trace`.
     """
-    layers = config.num_hidden_layers
-    equal = len(set(getattr(config, "layer_types", None) or [None])) == 1
-    each = settings.layers_per_checkpoint
-    if equal and layers > MORE * each and layers % each == 0:
-        few, more = (trace(config, settings, groups * each) for groups in (FEW, MORE))
-        found = extrapolate(few, more, layers // each)
-    else:
-        found = trace(config, settings)
+    config = text_config(config)
+    layers, (few, more) = config.num_hidden_layers, _traced_layers(config, settings)
+    # Qwen3-MoE has layers without experts in places of their own.
+    repeats = not getattr(config, "mlp_only_layers", None) and (
+        getattr(config, "decoder_sparse_step", 1) == 1
+        and layers % settings.layers_per_checkpoint == 0
+    )
+    saves = repeats and few + more < layers
+    found = extrapolated(config, settings) if saves else trace(config, settings)
     return Plan(model, settings, *found)
+
+
+def extrapolated(config: PretrainedConfig, settings: Settings) -> Trace:
+    """The trace of a model of more than `FEW` groups of layers, from those of `FEW` and `MORE`."""
+    few, more = _traced_layers(config, settings)
+    return extrapolate(
+        trace(config, settings, few),
+        trace(config, settings, more),
+        config.num_hidden_layers,
+        _group(config, settings),
+        settings.layers_per_checkpoint,
+    )
+
+
+def _group(config: PretrainedConfig, settings: Settings) -> int:
+    """Layers after which kinds and checkpoints begin again."""
+    return math.lcm(period(layer_kinds(config)), settings.layers_per_checkpoint)
+
+
+def _traced_layers(config: PretrainedConfig, settings: Settings) -> tuple[int, int]:
+    """Of `FEW` groups and of `MORE`, with what is left over."""
+    group = _group(config, settings)
+    left_over = config.num_hidden_layers % group
+    return FEW * group + left_over, MORE * group + left_over
 
 
 def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float) -> Plan:

@@ -56,6 +56,7 @@ def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any],
         "lrk_plan::flash_attention": _flash_attention,
         "lrk_plan::flash_attention_backward": _flash_attention_backward,
         "bitsandbytes::gemm_4bit": _product_of_4_bits,
+        "aten::_grouped_mm": _grouped_products,
     }
 
     def price(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Priced:
@@ -151,3 +152,12 @@ def _product_of_4_bits(
     device: Device, x: Tensor, _: Tensor, shape: Any, scales: Tensor, blocksize: int, *rest: Any
 ) -> Priced:
     return product_workspace(x, shape, blocksize), 2 * x.numel() * shape[0]
+
+
+def _grouped_products(device: Device, a: Tensor, b: Tensor, *_: Any) -> Priced:
+    """Of experts: each row with its expert's matrix, or the gradient of all matrices.
+
+    Args:
+        a, b: (S, K) and (E, K, N), or (K, S) and (S, N). Which rows are whose does not matter.
+    """
+    return None, 2 * a.numel() * b.shape[-1]

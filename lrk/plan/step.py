@@ -19,8 +19,10 @@ from transformers import AttentionInterface, AutoModelForCausalLM, PretrainedCon
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lrk.hf import patch
+from lrk.hf.architectures import architecture_of
 from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.groups import layer_groups
+from lrk.layer_kinds import PER_LAYER, layer_kinds
 from lrk.memory import checkpointing
 from lrk.memory.host_optimizer import HostOptimizer
 from lrk.memory.offload import HostCopies
@@ -68,9 +70,13 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
     """Trace a step on fake tensors.
 
     Args:
-        config: of a Llama, Mistral or Qwen2 model.
+        config: of a text model of one of `lrk.hf.SUPPORTED`.
         layers: of the model that is traced; None for all of the config's.
+
+    Raises:
+        ValueError: for another model type, and for settings whose step would be counted wrongly.
     """
+    _check_model(config, settings)
     device = _device(settings)
     ledger = Ledger(prices_on(device), device.granularity)
     model = meta_model(config, settings, layers)
@@ -87,6 +93,34 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
         materialise_parameters(model)
         run_step(model, settings, ledger)
     return Trace(ledger.usage(), ledger.flops)
+
+
+def _check_model(config: PretrainedConfig, settings: Settings) -> None:
+    """Refuse what a trace of this model would count wrongly."""
+    stock = architecture_of(config, "the config is")
+    name, windows = config.model_type, [kind.window for kind in layer_kinds(config) if kind.window]
+    if hasattr(type(config), "num_experts_per_tok") and settings.dtype != "bfloat16":
+        raise ValueError(
+            f"dtype is {settings.dtype}, and model type {name!r} has experts, whose products are "
+            "planned in bfloat16 alone"
+        )
+    caps = getattr(config, "attn_logit_softcapping", None) is not None
+    if settings.gpu == "cpu" and caps:
+        raise ValueError(
+            f"gpu is 'cpu', and model type {name!r} has a softcap, whose scores an attention on a "
+            "CPU forms in strips that are not planned: plan for a GPU"
+        )
+    if settings.implementation == LRK and settings.attention != "sdpa":
+        return
+    chosen = "attention" if settings.implementation == LRK else "implementation"
+    said = f"{chosen} is {getattr(settings, chosen)!r}, which takes PyTorch's attention"
+    if caps or not stock.causal_lm._supports_sdpa:  # type: ignore[attr-defined]
+        raise ValueError(f"{said}; model type {name!r} has a softcap or sinks, and that has none")
+    if windows and min(windows) < settings.length:
+        raise ValueError(
+            f"{said}; that has no windows, so that transformers makes a mask of all pairs for the "
+            f"model's sliding window of {min(windows):,}, which is not planned"
+        )
 
 
 class _CountedCopies(HostCopies):
@@ -113,11 +147,14 @@ def meta_model(
     config = copy.deepcopy(config)
     if layers is not None:
         config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+        for name in PER_LAYER:
+            if getattr(config, name, None):
+                setattr(config, name, getattr(config, name)[:layers])
     dtype = getattr(torch, settings.dtype)
+    # What is patched need not have PyTorch's attention.
+    stock = "eager" if settings.implementation == LRK else "sdpa"
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=stock)
     if settings.load_in_4bit:
         put_in_4_bits(model, dtype, torch.bfloat16 if settings.bf16 else dtype)
     if settings.lora_rank:

@@ -1,5 +1,6 @@
 """What a run would do: its arguments, its tokens, one sample with its positions, its memory."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -14,10 +15,13 @@ from lrk.plan.settings import IMPLEMENTATIONS, OPTIMIZERS
 from lrk.recipe import Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.placement import PlacedSample
+from lrk.rope_scaling import rope_description
 from lrk.train import run_folder
 from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
 from lrk.train.arguments.evaluation import evenly_spaced
+from lrk.train.arguments.positions import rope_plan
 from lrk.train.disk_space import check_disk_space
+from lrk.train.extension import extend_config
 from lrk.train.longce import short_contexts
 from lrk.train.lora import check_adapters
 from lrk.train.new_distances import check_new_distances
@@ -56,7 +60,7 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     start, of_config = arguments.model_name_or_path, (read_from or arguments).model_name_or_path
     # A model that a stage before it makes has the window that it is trained for.
     window = config.max_position_embeddings if start == of_config else arguments.target_length
-    found = check_new_distances(samples, placement, arguments.target_length, window)
+    found = check_new_distances(samples, placement, arguments.target_length, window, config)
     surveyed = [placement.placed(sample) for sample in _surveyed(samples)]
     return "\n".join(
         [
@@ -64,6 +68,7 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
             *_token_plan(arguments, samples, surveyed, placement.target_length),
             *_evaluated(arguments, evaluation),
             f"  new distances    {found or 'none to train: the model has this window already'}",
+            f"  RoPE             {_rope(arguments, config, made=start == of_config)}",
             f"  disk             {disk}",
             "",
             *_one_sample(surveyed, tokenizer),
@@ -72,6 +77,19 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
             *_short_contexts(arguments, surveyed),
         ]
     )
+
+
+def _rope(arguments: LrkTrainingArguments, config: PretrainedConfig, made: bool) -> str:
+    """What the run makes of the RoPE of a model that is there already."""
+    if not made:
+        return "as the stage before leaves it"
+    before = rope_description(config)
+    config = copy.deepcopy(config)
+    extend_config(config, arguments.target_length, rope_plan(arguments))
+    after = rope_description(config)
+    if after == before:
+        return f"{after}: the model's own"
+    return f"{after}, by {arguments.rope_scaling}; before {before}"
 
 
 def _surveyed(samples: Samples | MixedSamples | SampleStream) -> list[Sample]:
@@ -183,7 +201,12 @@ def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterat
         return
     optim = str(arguments.to_dict()["optim"])
     settings = plan_settings(arguments, config, implementation, optim)
-    yield description(plan(str(arguments.model_name_or_path), config, settings))
+    try:
+        planned = plan(str(arguments.model_name_or_path), config, settings)
+    except ValueError as error:  # No reason against the run itself.
+        yield f"  not predicted: {error}"
+        return
+    yield description(planned)
     if optim not in OPTIMIZERS:
         yield f"Optimizer state is not predicted for {optim}: it comes on top"
     if any(map(arguments.is_given, ("lora_targets", "lora_dropout"))):

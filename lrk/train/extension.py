@@ -1,61 +1,62 @@
-"""A longer window for a pretrained model: its RoPE base and its config."""
+"""A longer window for a pretrained model: its RoPE and its config."""
+
+import logging
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lrk.frequencies import rotary_dim
-from lrk.positions import scaled_rope_theta
+from lrk.frequencies import rope_layer_types, rope_parameters
+from lrk.hf.architectures import text_config
+from lrk.rope_scaling import SCALED_THETA, RopePlan, scaled_rope_parameters
 
-# The frequencies of the other types depend on max_position_embeddings or on the batch at hand.
-SCALABLE_ROPE_TYPES = ("default", "linear", "llama3")
+logger = logging.getLogger(__name__)
 
 
 def extend(
-    model: PreTrainedModel, target_length: int, rope_theta: float | None = None
+    model: PreTrainedModel, target_length: int, plan: RopePlan = SCALED_THETA
 ) -> PreTrainedModel:
-    """Give a model the RoPE base and `max_position_embeddings` of a longer window, in place.
+    """Give a model the RoPE and `max_position_embeddings` of a longer window, in place.
 
-    The base is static, so that it does not change with the largest position of a batch, and it is
-    part of `config.rope_parameters`, so that any program that loads the model has it.
+    The frequencies are static, so that they do not change with the largest position of a batch, and
+    they are part of `config.rope_parameters`, so that any program that loads the model has them.
 
     Args:
         model: a model of transformers, patched or not.
-        target_length: window in tokens. A window that the model has already changes nothing.
-        rope_theta: base to use; None scales the model's own by `scaled_rope_theta`.
+        target_length: window in tokens. One that the model has already changes nothing, and a plan
+            that is named for it is answered with a warning.
+        plan: how RoPE is stretched.
 
     Returns:
         `model` itself.
 
     Raises:
-        ValueError: for a `rope_type` whose frequencies change with the window.
+        ValueError: as `lrk.rope_scaling.scaled_rope_parameters`.
     """
-    config = model.config
-    check_extensible(config, target_length)
-    length = config.max_position_embeddings
-    parameters = dict(config.rope_parameters)
-    if rope_theta is None and target_length > length:
-        rope_theta = scaled_rope_theta(
-            parameters["rope_theta"], length, target_length, rotary_dim(config)
+    config = text_config(model.config)
+    window = config.max_position_embeddings
+    if plan != SCALED_THETA and plan.theta is None and target_length <= window:
+        logger.warning(
+            "rope_scaling %r changes nothing: the model has a window of %s tokens already",
+            plan.name,
+            f"{window:,}",
         )
-    if rope_theta is not None:
-        parameters["rope_theta"] = rope_theta
-    if parameters.get("rope_type") == "llama3":
-        # Absent, it would silently become the new maximum.
-        parameters.setdefault("original_max_position_embeddings", length)
-    config.rope_parameters = parameters
-    config.max_position_embeddings = max(length, target_length)
+    extend_config(config, target_length, plan)
     for module in model.modules():
         rotary = getattr(module, "rotary_emb", None)
-        if rotary is not None:
-            module.rotary_emb = type(rotary)(config=config).to(rotary.inv_freq.device)
+        # The eyes of a model that sees have frequencies of their own.
+        if rotary is not None and type(rotary.config) is type(config):
+            device = next(rotary.buffers()).device
+            module.rotary_emb = type(rotary)(config=config).to(device)
     return model
 
 
-def check_extensible(config: PretrainedConfig, target_length: int) -> None:
-    """Raise `ValueError` if `extend` would, before any weights are loaded."""
-    rope_type = config.rope_parameters.get("rope_type", "default")
-    if target_length > config.max_position_embeddings and rope_type not in SCALABLE_ROPE_TYPES:
-        raise ValueError(
-            f"the model's rope_type is {rope_type!r}, whose frequencies change with the window; "
-            f"target_length can exceed its {config.max_position_embeddings} positions only for "
-            f"{', '.join(SCALABLE_ROPE_TYPES)}"
-        )
+def extend_config(config: PretrainedConfig, target_length: int, plan: RopePlan) -> None:
+    """What `extend` makes of a model's config, in place."""
+    config.rope_parameters = scaled_rope_parameters(config, target_length, plan)
+    config.max_position_embeddings = max(config.max_position_embeddings, target_length)
+    if not hasattr(config, "original_max_position_embeddings"):
+        return
+    # Phi-3 has it beside its RoPE parameters too, and transformers takes it from there.
+    for kind in rope_layer_types(config):
+        original = rope_parameters(config, kind).get("original_max_position_embeddings")
+        if original is not None:
+            config.original_max_position_embeddings = original

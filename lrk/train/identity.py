@@ -24,6 +24,7 @@ _PLACES = frozenset(
     {
         *("output_dir", "model_name_or_path", "gguf_file", "data", "text_column"),
         *("upsample_longer_than", "upsample_factor", "impactful_tokens"),
+        *("rope_factors",),
     }
 )
 # How a run is started, watched and saved; on what, with how much memory and by how many the same
@@ -88,6 +89,8 @@ def settings(arguments: LrkTrainingArguments) -> dict[str, Any]:
     )
     if arguments.impactful_tokens is not None:
         found["table of impactful_tokens"] = sha256_of(Path(arguments.impactful_tokens))
+    if arguments.rope_factors is not None:
+        found["content of rope_factors"] = sha256_of(Path(arguments.rope_factors).expanduser())
     return json.loads(json.dumps(found, default=str))
 
 

@@ -9,6 +9,7 @@ import yaml
 from transformers import PretrainedConfig
 
 from lrk.merge.rules import Rule
+from lrk.rope_scaling import rope_description
 from lrk.train.arguments import PLAIN, LrkTrainingArguments
 from lrk.train.new_distances import NewDistances
 
@@ -142,7 +143,8 @@ def _how(
     yield f"| steps | {steps:,} |"
     yield f"| tokens in all | {steps * batch * arguments.train_length:,} |"
     yield f"| trained parameters | {trained} |"
-    yield f"| RoPE base | {config.rope_parameters['rope_theta']:,.0f} |"
+    yield f"| rope_scaling | {arguments.rope_scaling} |"
+    yield f"| RoPE | {rope_description(config)} |"
 
 
 def _measured(arguments: LrkTrainingArguments, history: Rows) -> Iterator[str]:

@@ -13,14 +13,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lrk.hf import SUPPORTED, flash_attention
-from lrk.hf.architectures import sliding_window_of
+from lrk.hf import flash_attention
+from lrk.hf.architectures import check_supported, sliding_window_of
+from lrk.hf.groups import check_groups
 from lrk.hf.patch import check_release
 from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.memory.four_bits import forbid_repacking, nf4
 from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
+from lrk.rope_scaling import scaled_rope_parameters
 from lrk.train.arguments import ATTENTION, LrkTrainingArguments
-from lrk.train.extension import check_extensible
+from lrk.train.arguments.positions import rope_plan
 
 _ARGUMENT = "model_name_or_path"
 
@@ -33,14 +35,11 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
             is not supported.
     """
     config = load_auto(AutoConfig, _ARGUMENT, _name(arguments), arguments.gguf_file)
-    if config.model_type not in SUPPORTED:
-        raise ValueError(
-            f"model_name_or_path {arguments.model_name_or_path!r} is of model type "
-            f"{config.model_type!r}; supported are {', '.join(SUPPORTED)}"
-        )
+    check_supported(config, f"model_name_or_path {arguments.model_name_or_path!r} is")
     check_release(config.model_type)
     check_config(_ARGUMENT, _name(arguments), config)
-    check_extensible(config, arguments.target_length)
+    check_groups(config, arguments.layers_per_checkpoint)
+    scaled_rope_parameters(config, arguments.target_length, rope_plan(arguments))
     return config
 
 

@@ -30,6 +30,7 @@ from lrk.recipe.tokens import prompt_ids
 from lrk.recipe.upsample import length_upsampled
 from lrk.train import identity, run_folder
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments.positions import rope_plan
 from lrk.train.disk_space import check_disk_space
 from lrk.train.extension import extend
 from lrk.train.lora import add_lora, check_adapters, merge_lora
@@ -70,7 +71,7 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
     samples, evaluation = load_samples(arguments, tokenizer)
     check_disk_space(arguments, config, steps_of(arguments, samples))
     placement, window = training_placement(arguments, tokenizer), config.max_position_embeddings
-    new_distances = check_new_distances(samples, placement, arguments.target_length, window)
+    new_distances = check_new_distances(samples, placement, arguments.target_length, window, config)
     trainer = build_trainer(load_model(arguments), tokenizer, samples, arguments, evaluation)
     trainer.new_distances = new_distances
     return trainer
@@ -242,7 +243,7 @@ def build_trainer(
 ) -> LrkTrainer:
     """Extend and patch a loaded model, add LoRA if asked, and make the trainer of the run.
 
-    The model is changed in place: its RoPE base, its config, its classes (`lrk.unpatch` undoes
+    The model is changed in place: its RoPE, its config, its classes (`lrk.unpatch` undoes
     the last).
 
     Raises:
@@ -256,7 +257,7 @@ def build_trainer(
     content = identity.content(model, samples) if arguments.process_index == 0 else {}
     if checkpoint is not None and content:
         identity.check_content(Path(checkpoint), content, arguments)
-    extend(model, arguments.target_length, arguments.rope_theta)
+    extend(model, arguments.target_length, rope_plan(arguments))
     tokenizer.model_max_length = model.config.max_position_embeddings
     check_savable(model, tokenizer, arguments)
     patch(model, **arguments.kernels, tile_tokens=arguments.tile_tokens)

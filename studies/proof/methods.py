@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from lrk import positions
 from lrk.positions import Sampler
+from lrk.rope_scaling import ROPE_SCALINGS
 
 WINDOW = 128
 TARGET = 1024
@@ -27,7 +28,7 @@ class Method:
         sampler: their positions.
         reach: over how many targets the positions are drawn.
         temperature: of the softmax of attention in training; None is transformers' own 1.
-        scales_theta: whether the RoPE base is raised for TARGET.
+        rope_scaling: how RoPE is stretched to TARGET, one of `lrk.rope_scaling`; None leaves it.
         patched: whether lrk runs the model in training, or transformers as it comes.
         decoding: how it is measured, as `lrk-eval` takes it; None is as the model does by itself.
     """
@@ -37,13 +38,13 @@ class Method:
     sampler: Sampler = positions.contiguous
     reach: int = 1
     temperature: float | None = None
-    scales_theta: bool = True
+    rope_scaling: str | None = "theta"
     patched: bool = True
     decoding: str | None = None
 
 
 METHODS = (
-    Method("nothing", scales_theta=False),
+    Method("nothing", rope_scaling=None),
     Method("theta only"),
     Method("short training", WINDOW),
     Method("full length", TARGET),
@@ -66,9 +67,9 @@ ABLATION = (
 """What of the best short method does it: one part at a time taken out or replaced."""
 
 DECODING = (
-    Method("SelfExtend", scales_theta=False, decoding="self_extend(window=64, group=16)"),
-    Method("DCA", scales_theta=False, decoding="dca(chunk=96, length=128)"),
-    Method("STRING", scales_theta=False, decoding="string(shift=136, window=8)"),
+    Method("SelfExtend", rope_scaling=None, decoding="self_extend(window=64, group=16)"),
+    Method("DCA", rope_scaling=None, decoding="dca(chunk=96, length=128)"),
+    Method("STRING", rope_scaling=None, decoding="string(shift=136, window=8)"),
     Method("PoSE, SelfExtend", SHORT, positions.pose, decoding="self_extend(window=512, group=4)"),
     Method("PoSE, STRING", SHORT, positions.pose, decoding="string(shift=1088, window=64)"),
     Method("PoSE, PCD", SHORT, positions.pose, decoding="pcd"),
@@ -76,3 +77,9 @@ DECODING = (
 """Methods of `lrk.decode`, which train nothing: on the model as pretrained, to take it from WINDOW
 towards TARGET, and on PoSE's, to take it from TARGET to twice that. STRING's distances can halve at
 most; PCD's are the model's own."""
+
+ROPE = tuple(Method(f"{plan} only", rope_scaling=plan) for plan in ROPE_SCALINGS) + tuple(
+    Method(f"PoSE, {plan}", SHORT, positions.pose, rope_scaling=plan) for plan in ROPE_SCALINGS
+)
+"""Each way to stretch RoPE, without training and with PoSE's. Not with reach and temperature: the
+one trains positions beyond TARGET, the other is what some plans bring along."""

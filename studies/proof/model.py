@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lrk
-from lrk.positions import scaled_rope_theta
+from lrk.rope_scaling import RopeFactors, RopePlan
+from lrk.train.extension import extend
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.task import VOCAB, Batch, cycles, quotes, segment_lengths
 
@@ -74,9 +75,17 @@ def pretrained(seed: int) -> LlamaForCausalLM:
     return model
 
 
-def extended(base: LlamaForCausalLM, method: Method, seed: int) -> LlamaForCausalLM:
-    """A copy of `base`, extended to TARGET by a method, and patched."""
-    model = with_theta(base) if method.scales_theta else copy.deepcopy(base)
+def extended(
+    base: LlamaForCausalLM, method: Method, seed: int, factors: RopeFactors | None = None
+) -> LlamaForCausalLM:
+    """A copy of `base`, extended to TARGET by a method, and patched.
+
+    Args:
+        factors: for the method whose `rope_scaling` is "longrope".
+    """
+    model = copy.deepcopy(base)
+    if method.rope_scaling is not None:
+        extend(model, TARGET, RopePlan(method.rope_scaling, factors=factors))
     if method.patched:
         lrk.patch(model)
     if method.length is not None:
@@ -87,17 +96,6 @@ def extended(base: LlamaForCausalLM, method: Method, seed: int) -> LlamaForCausa
             sample = quotes(batch, method.length, generator)
             optimizer.step(sample, placed(method, batch, generator), method.temperature)
     return lrk.patch(model)
-
-
-def with_theta(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """A copy whose RoPE base is raised from WINDOW to TARGET."""
-    wide = config()
-    head_dim = wide.hidden_size // wide.num_attention_heads
-    wide.rope_parameters["rope_theta"] = scaled_rope_theta(1e4, WINDOW, TARGET, head_dim)
-    wide.max_position_embeddings = TARGET
-    scaled = LlamaForCausalLM(wide)
-    scaled.load_state_dict(model.state_dict())
-    return scaled
 
 
 class _Optimizer:

@@ -83,6 +83,24 @@ def verdict(rows: list[dict], of: str = "PoSE + reach + temperature") -> str:
     return "\n".join(lines)
 
 
+def search_table(content: dict) -> str:
+    """Markdown: of a file of factors, the loss of quotes that it was not found with, by plan."""
+    found = content["search"]
+    lines = [
+        "| plan, no training | held-out loss at 1,024 | with the attention factor of longrope |",
+        "|---" * 3 + "|",
+    ]
+    lines += [
+        f"| {plan} | {loss['own']:.3f} | {loss['same']:.3f} |"
+        for plan, loss in content["held_out_loss"].items()
+    ]
+    return "\n".join(lines) + (
+        f"\n\n{found['trials']} candidates in {content['cpu_seconds']:.0f} CPU seconds: loss "
+        f"{found['initial_loss']:.3f} at first, {found['loss']:.3f} at last; critical dimension "
+        f"{found['critical_dimension']} (theoretical: {found['theoretical_critical_dimension']})"
+    )
+
+
 def draw(rows: list[dict], path: Path) -> None:
     """A line a method over length, and by depth a heat map of the methods at the two longest."""
     groups = grouped(rows)

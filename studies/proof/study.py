@@ -14,6 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from lrk.atomic import atomic_folder, write_text
 from lrk.eval.decoding import decoding_block
+from lrk.rope_scaling import read_rope_factors
+from studies.proof.factors import FACTORS
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.model import EXTENSION_STEPS, TOKENS_PER_STEP, extended, measured, pretrained
 
@@ -64,7 +66,10 @@ def _on_one_core() -> None:
 def result(base: Path, method: Method, seed: int) -> dict:
     """One run: how many quoted tokens are right, by length, and by depth at each."""
     begin = time.process_time()
-    model = extended(LlamaForCausalLM.from_pretrained(base), method, seed)
+    factors = (
+        read_rope_factors(base.parent / FACTORS) if method.rope_scaling == "longrope" else None
+    )
+    model = extended(LlamaForCausalLM.from_pretrained(base), method, seed, factors)
     seconds = time.process_time() - begin
     accuracy, by_depth = {}, {}
     for length in LENGTHS:

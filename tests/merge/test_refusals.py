@@ -195,6 +195,10 @@ def test_a_damaged_model(save_model, tmp_path, damage):
         ({"tie_word_embeddings": True}, "tie_word_embeddings is False in .*a and True in .*b"),
         ({"rms_norm_eps": 1e-5}, "rms_norm_eps is 1e-06 in .*a and 1e-05 in .*b"),
         ({"max_position_embeddings": 96}, "max_position_embeddings is 64 .* with config_from"),
+        (
+            {"original_max_position_embeddings": 32},
+            "original_max_position_embeddings is None .* with config_from",
+        ),
         ({"words": {f"w{i}": 47 - i for i in range(48)}}, "token 'w0' is 0 in the vocabulary of"),
         ({"words": {f"w{i}": i for i in range(47)}}, "token 'w47' is 47 in .*a and absent in that"),
     ],

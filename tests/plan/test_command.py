@@ -57,7 +57,7 @@ def test_anothers_attention_is_named(path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "llama-9", *QUICK], "model is 'llama-9'; it must be one of llama-2-7b"),
+        (["--model", "llama-9", *QUICK], "model is 'llama-9'; it must be one of gemma-3-4b, "),
         (["--model", "llama-3-8b"], "give one of --length and --fit"),
         (["--model", "llama-3-8b", *QUICK, "--fit", "80"], "give one of --length and --fit"),
         (["--model", "llama-3-8b", "--fit", "eighty"], "--fit is 'eighty'"),
@@ -106,7 +106,15 @@ def test_settings_of_another_type(name, value):
 @pytest.mark.parametrize(
     ("model", "billions"),
     [
+        ("gemma-3-4b", 3.880),
         ("llama-2-7b", 6.738),
+        ("llama-3.1-8b", 8.030),
+        ("ministral-3-8b", 8.490),
+        ("olmo-3-7b", 7.298),
+        ("phi-4-mini", 3.836),
+        ("qwen2.5-7b", 7.616),
+        ("qwen3-8b", 8.191),
+        ("smollm3-3b", 3.075),
         ("llama-3-8b", 8.030),
         ("mistral-7b-v0.3", 7.248),
         ("qwen2-7b", 7.616),

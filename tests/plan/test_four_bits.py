@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from lrk.plan import Plan, Settings, four_bits, plan
 from lrk.plan.check import compare, settings_of
 from lrk.plan.ledger import GRADIENTS, OPTIMIZER, TEMPORARY, WEIGHTS
+from lrk.plan.planner import extrapolated
 from lrk.plan.step import materialise_parameters, meta_model, trace
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.lora import add_lora
@@ -98,8 +99,8 @@ def test_extrapolation_is_exact(biased):
     biased.layer_types = 5 * biased.layer_types[:1]
     settings = dataclasses.replace(SETTINGS, tile_tokens=16, offload_activations=True)
     full = Plan("tiny", settings, *trace(biased, settings))
-    extrapolated = plan("tiny", biased, settings)
-    assert (extrapolated.flops, extrapolated.usages) == (full.flops, full.usages)
+    found = extrapolated(biased, settings)
+    assert (found.flops, found.usages) == (full.flops, full.usages)
 
 
 def test_biases_and_tiles_as_the_allocator_records_them(biased):

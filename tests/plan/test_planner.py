@@ -19,7 +19,7 @@ from lrk.plan.ledger import (
     SAVED,
     WEIGHTS,
 )
-from lrk.plan.planner import GIB
+from lrk.plan.planner import GIB, extrapolated
 from lrk.plan.settings import LIGER_STYLE, STOCK
 from lrk.plan.step import trace
 
@@ -67,9 +67,9 @@ def test_extrapolation_is_exact(config, changes):
     """Every part at the fullest instant of every moment, and the FLOPs, to the byte."""
     config.num_hidden_layers = DEEP
     settings = dataclasses.replace(SETTINGS, **changes)
-    extrapolated, full = plan("tiny", config, settings), trace(config, settings)
-    assert extrapolated.flops == full.flops
-    assert extrapolated.usages == full.usages
+    found, full = extrapolated(config, settings), trace(config, settings)
+    assert found.flops == full.flops
+    assert found.usages == full.usages
 
 
 @pytest.mark.parametrize("each", [2, 3])
@@ -77,9 +77,10 @@ def test_extrapolation_of_groups_is_exact(config, each):
     """Of each checkpoint the fullest instant, to the byte."""
     config.num_hidden_layers = 5 * each
     settings = dataclasses.replace(SETTINGS, tile_tokens=16, layers_per_checkpoint=each)
-    extrapolated, full = plan("tiny", config, settings), trace(config, settings)
-    assert extrapolated.flops == full.flops
-    assert {name: usage.parts for name, usage in extrapolated.phases.items()} == {
+    found, full = extrapolated(config, settings), trace(config, settings)
+    assert found.flops == full.flops
+    phases = Plan("tiny", settings, *found).phases
+    assert {name: usage.parts for name, usage in phases.items()} == {
         name: usage.parts for name, usage in Plan("tiny", settings, *full).phases.items()
     }
 

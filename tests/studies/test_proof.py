@@ -1,14 +1,20 @@
 """The study of docs/proof.md: its task, its statistics, and that it can be interrupted."""
 
+import json
+
 import pytest
 import torch
 
 from lrk.decode.contrast import ContrastedForCausalLM
+from lrk.frequencies import rope_frequencies
+from lrk.longrope import Evolution
+from lrk.rope_scaling import read_rope_factors
+from studies.proof import factors, study
 from studies.proof import model as tiny
-from studies.proof import study
 from studies.proof.__main__ import main
-from studies.proof.methods import ABLATION, DECODING, METHODS, SHORT
-from studies.proof.report import draw, interval, p_value, table, verdict
+from studies.proof.factors import FACTORS, find_factors
+from studies.proof.methods import ABLATION, DECODING, METHODS, ROPE, SHORT, TARGET, WINDOW
+from studies.proof.report import draw, interval, p_value, search_table, table, verdict
 from studies.proof.task import CUE, JUMP, MARK, SPAN, cycles, quotes, segment_lengths
 
 
@@ -68,7 +74,7 @@ def test_interval_of_student():
 
 
 def test_every_method_trains_on_the_same_number_of_tokens():
-    methods = METHODS + ABLATION + DECODING
+    methods = METHODS + ABLATION + DECODING + ROPE
     trained = [method for method in methods if method.length is not None]
     tokens = [study._tokens(method) for method in trained]
     assert max(tokens) - min(tokens) <= 0.001 * max(tokens)
@@ -96,6 +102,40 @@ def test_a_study_that_was_interrupted_goes_on(tmp_path, monkeypatch):
     assert verdict(rows).count("\n") == len(chosen)
     draw(rows, tmp_path / "proof.png")
     assert (tmp_path / "proof.png").stat().st_size > 10_000
+
+
+def test_factors_are_searched_once_and_each_plan_stretches_rope(tmp_path, monkeypatch):
+    monkeypatch.setattr(factors, "EVOLUTION", Evolution(population=4, iterations=0))
+    monkeypatch.setattr(factors, "SAMPLES", 1)
+    monkeypatch.setattr(factors, "HELD_OUT", 1)
+    base = tmp_path / "base"
+    tiny.untrained(0).save_pretrained(base)
+    found = read_rope_factors(find_factors(base))
+    assert found.target_length == TARGET
+    assert found.original_max_position_embeddings == WINDOW
+    content = json.loads((tmp_path / FACTORS).read_text())
+    assert content["held_out_loss"]["longrope"]["own"] > 0
+    assert f"{content['search']['trials']} candidates in" in search_table(content)
+    monkeypatch.delattr(factors, "search_factors")
+    assert find_factors(base) == tmp_path / FACTORS
+
+    monkeypatch.setattr(tiny, "EXTENSION_STEPS", 0)
+    pretrained = tiny.LlamaForCausalLM.from_pretrained(base)
+    frequencies = set()
+    for method in ROPE:
+        model = tiny.extended(pretrained, method, 0, found)
+        assert model.config.max_position_embeddings == TARGET
+        inv_freq, scaling = rope_frequencies(model.config)
+        frequencies.add((tuple(inv_freq.tolist()), scaling))
+    assert len(frequencies) == len(ROPE) / 2
+    assert pretrained.config.rope_parameters["rope_type"] == "default"
+
+
+def test_plans_are_a_study_of_their_own(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["proof", "--rope_scaling", "--ablation"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--rope_scaling is a study of its own; leave out" in capsys.readouterr().err
 
 
 def test_decoding_is_in_force_while_it_is_measured(tmp_path, monkeypatch):

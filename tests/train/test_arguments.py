@@ -147,6 +147,28 @@ def test_the_resolved_configuration_follows_later_changes(arguments):
         ({"lora_rank": 4, "lora_alpha": 0}, "lora_alpha is 0; it must be positive"),
         ({"lora_rank": 4, "lora_targets": []}, "it must name a module"),
         ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be positive"),
+        ({"rope_scaling": "yam"}, "rope_scaling 'yam' is unknown.*yarn"),
+        (
+            {"rope_scaling": "yarn", "rope_theta": 1e6},
+            "rope_theta is 1000000.0 with rope_scaling 'yarn'; it belongs to 'theta'",
+        ),
+        (
+            {"rope_factors": "factors.json"},
+            "rope_factors is 'factors.json' with rope_scaling 'theta'; it belongs to 'longrope'",
+        ),
+        (
+            {"rope_scaling": "cope", "rope_critical_dimension": 3},
+            "rope_critical_dimension is 3 with rope_scaling 'cope'; it belongs to 'ntk'",
+        ),
+        (
+            {"rope_scaling": "ntk", "rope_critical_dimension": 0},
+            "rope_critical_dimension is 0; it must be at least 1",
+        ),
+        ({"rope_scaling": "longrope"}, "rope_factors is missing"),
+        (
+            {"rope_scaling": "longrope", "rope_factors": "absent.json"},
+            "rope_factors 'absent.json' cannot be read: No such file",
+        ),
         ({"remove_unused_columns": True}, "remove_unused_columns must be false"),
         ({"use_liger_kernel": True}, "use_liger_kernel must be false"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor is 0.1; it must be 0"),

@@ -40,6 +40,7 @@ def run(arguments, stopped, tmp_path) -> Path:
         ("target_length", 128),
         ("train_length", 40),
         ("rope_theta", 5e4),
+        ("rope_scaling", "yarn"),
         ("position_method", "pose"),
         ("contiguous_share", 0.5),
         ("pack", False),

@@ -2,16 +2,20 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrk.positions import SAMPLERS
 from lrk.recipe.selection import BETWEEN_SENTENCES, POSITIONS
+from lrk.rope_scaling import ROPE_SCALINGS, RopePlan, read_rope_factors
 from lrk.train.arguments.argument import help_text
 from lrk.train.arguments.samples import LONGEST
 from lrk.train.nearest import require_one_of
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
+
+_OF_PLANS = {"rope_theta": "theta", "rope_factors": "longrope", "rope_critical_dimension": "ntk"}
 
 
 @dataclass
@@ -38,8 +42,26 @@ class PositionArguments:
     contiguous_share: float = field(
         default=0.3, metadata=help_text("share of samples that keep ordinary positions")
     )
+    rope_scaling: str = field(
+        default="theta",
+        metadata=help_text(
+            f"how RoPE is stretched to target_length, one of {', '.join(ROPE_SCALINGS)}"
+        ),
+    )
     rope_theta: float | None = field(
-        default=None, metadata=help_text("RoPE base (default: scaled_rope_theta)")
+        default=None,
+        metadata=help_text("RoPE base, for rope_scaling theta (default: scaled_rope_theta)"),
+    )
+    rope_factors: str | None = field(
+        default=None,
+        metadata=help_text("JSON file with a long_factor, for rope_scaling longrope"),
+    )
+    rope_critical_dimension: int | None = field(
+        default=None,
+        metadata=help_text(
+            "critical pair of rotated dimensions, for rope_scaling ntk (default: the fastest that "
+            "does not turn once in the model's window)"
+        ),
     )
     eval_lengths: list[int] | None = field(
         default=None,
@@ -49,6 +71,21 @@ class PositionArguments:
     )
     eval_position_method: str = field(
         default="longrecipe", metadata=help_text("as position_method, in evaluation")
+    )
+
+
+def rope_plan(arguments: "LrkTrainingArguments") -> RopePlan:
+    """How the run stretches RoPE.
+
+    Raises:
+        ValueError: for factors that cannot be read.
+    """
+    file = arguments.rope_factors
+    return RopePlan(
+        arguments.rope_scaling,
+        arguments.rope_theta,
+        None if file is None else read_rope_factors(Path(file).expanduser()),
+        arguments.rope_critical_dimension,
     )
 
 
@@ -86,10 +123,28 @@ def check_spread(arguments: "LrkTrainingArguments") -> None:
         )
 
 
-def check_window(arguments: "LrkTrainingArguments") -> None:
-    """Refuse a RoPE base that is not positive, and evaluation below the length of a sample."""
+def check_rope(arguments: "LrkTrainingArguments") -> None:
+    """Refuse an unknown plan, and what does not go with it."""
+    name = arguments.rope_scaling
+    require_one_of("rope_scaling", name, ROPE_SCALINGS)
+    for argument, plan in _OF_PLANS.items():
+        value = getattr(arguments, argument)
+        if value is not None and name != plan:
+            raise ValueError(
+                f"{argument} is {value!r} with rope_scaling {name!r}; it belongs to {plan!r}"
+            )
+    if name == "longrope" and arguments.rope_factors is None:
+        raise ValueError("rope_factors is missing; rope_scaling 'longrope' needs a file of them")
     if arguments.rope_theta is not None and arguments.rope_theta <= 0:
         raise ValueError(f"rope_theta is {arguments.rope_theta}; it must be positive")
+    critical = arguments.rope_critical_dimension
+    if critical is not None and critical < 1:
+        raise ValueError(f"rope_critical_dimension is {critical}; it must be at least 1")
+    rope_plan(arguments)
+
+
+def check_window(arguments: "LrkTrainingArguments") -> None:
+    """Refuse evaluation below the length of a sample."""
     if max(arguments.eval_lengths or [], default=0) > LONGEST:
         raise ValueError(
             f"eval_lengths is {arguments.eval_lengths}; each must be at most {LONGEST}"

@@ -175,6 +175,7 @@ class LrkTrainingArguments(
         lora.check_dropout(self)
         ranges.check_ranges(self)
         lora.check(self)
+        positions.check_rope(self)
         positions.check_window(self)
         positions.check_contiguous(self)
         samples.check_selection(self)

@@ -1,0 +1,125 @@
+"""A run stretches RoPE by the plan that it names, and says so wherever a run says what it does."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from lrk.frequencies import rope_frequencies
+from lrk.rope_scaling import RopePlan, scaled_rope_parameters
+from lrk.train import train
+from lrk.train.arguments.positions import rope_plan
+from lrk.train.dry_run import dry_run
+from lrk.train.session import set_up
+
+# The model rotates 8 dimensions, and its window is 64 tokens.
+CRITICAL = {"rope_scaling": "ntk", "rope_critical_dimension": 1}
+
+
+@pytest.fixture
+def factors(tmp_path) -> str:
+    file = tmp_path / "factors.json"
+    file.write_text(json.dumps({"long_factor": [1, 2, 4, 4.5], "attention_factor": 1.25}))
+    return str(file)
+
+
+@pytest.fixture
+def longrope(factors) -> dict[str, str]:
+    return {"rope_scaling": "longrope", "rope_factors": factors}
+
+
+@pytest.mark.parametrize("name", ["yarn", "cope", "longrope"])
+def test_the_saved_model_is_stock_and_says_its_plan(arguments, factors, model_folder, name):
+    made = arguments(rope_scaling=name, rope_factors=factors if name == "longrope" else None)
+    trainer = train(made)
+    folder = Path(made.output_dir)
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    original = AutoConfig.from_pretrained(model_folder)
+    expected = scaled_rope_parameters(original, 256, rope_plan(made))
+    assert loaded.config.rope_parameters == expected
+    tokens, positions = torch.arange(20)[None], 12 * torch.arange(20)[None]
+    with torch.no_grad():
+        stock, ours = (
+            model.eval()(tokens, position_ids=positions).logits for model in (loaded, trainer.model)
+        )
+    torch.testing.assert_close(stock, ours, rtol=1e-4, atol=1e-4)
+
+    config = json.loads((folder / "config.json").read_text())
+    scaling = {key: value for key, value in expected.items() if key != "rope_theta"}
+    assert config["rope_scaling"] == scaling
+    assert yaml.safe_load((folder / "config.yaml").read_text())["rope_scaling"] == name
+    card = (folder / "README.md").read_text()
+    assert f"| rope_scaling | {name} |\n| RoPE | {expected['rope_type']}, base " in card
+
+    # A stage that goes on from it leaves what it made.
+    again = train(
+        arguments(
+            model_name_or_path=str(folder),
+            output_dir=str(folder.parent / "annealed"),
+            rope_scaling=name,
+            rope_factors=made.rope_factors,
+        )
+    )
+    assert again.model.config.rope_parameters == expected
+
+
+def test_the_dry_run_names_the_plan(arguments, longrope, model_folder):
+    assert "RoPE             default, base 305,674, by theta; before default, base 10,000" in (
+        dry_run(arguments())
+    )
+    assert "RoPE             yarn, base 10,000, factor 4, original window 64, by yarn" in (
+        dry_run(arguments(rope_scaling="yarn"))
+    )
+    assert (
+        "RoPE             longrope, base 10,000, factor 4, attention factor 1.25, divisors 1 to "
+        "4.5, original window 64, by longrope; before default" in dry_run(arguments(**longrope))
+    )
+    assert "RoPE             default, base 10,000: the model's own" in (
+        dry_run(arguments(target_length=64, rope_scaling="yarn", position_method="contiguous"))
+    )
+
+
+def test_a_critical_dimension_is_taken(arguments, model_folder):
+    made = arguments(**CRITICAL)
+    assert rope_plan(made) == RopePlan("ntk", critical_dimension=1)
+    trainer = set_up(made)
+    before = rope_frequencies(AutoConfig.from_pretrained(model_folder)).inv_freq
+    after = rope_frequencies(trainer.model.config).inv_freq
+    torch.testing.assert_close(before / after, torch.tensor([1.0, 4, 16, 64]).double())
+
+
+@pytest.mark.parametrize(
+    ("changes", "content", "message"),
+    [
+        ({}, {"long_factor": [1, 2]}, "has 2 numbers in long_factor; the model needs 4"),
+        ({}, {"long_factor": [1, 2, 3, 0.5]}, "has 0.5 as long_factor 3"),
+        ({}, {"long_factor": [1] * 4, "target_length": 99}, "found for target_length 99, which"),
+        (
+            {"rope_scaling": "ntk", "rope_critical_dimension": 4, "rope_factors": None},
+            {},
+            "rope_critical_dimension is 4; .* the model has 4, so it must be between 1 and 3",
+        ),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_the_model_is_refused_before_weights(
+    arguments, longrope, changes, content, message, monkeypatch
+):
+    Path(longrope["rope_factors"]).write_text(json.dumps(content))
+    monkeypatch.setattr("lrk.train.session.load_model", lambda _: pytest.fail("weights were read"))
+    with pytest.raises(ValueError, match=message) as caught:
+        set_up(arguments(**longrope | changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_other_factors_in_the_same_file_are_refused(arguments, longrope):
+    saving = {"save_strategy": "steps", "save_steps": 1, **longrope}
+    train(arguments(**saving))
+    saving["resume_from_checkpoint"] = "true"
+    set_up(arguments(**saving))
+    Path(longrope["rope_factors"]).write_text(json.dumps({"long_factor": [1, 2, 4, 5]}))
+    with pytest.raises(ValueError, match="is of a run with content of rope_factors '"):
+        set_up(arguments(**saving))
