@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from lrk.hf import SUPPORTED
-from lrk.hf.canary import generation_fault
+from lrk.hf.canary import model_fault
 from lrk.kernels.attention import attention, attention_reference, attention_triton
 from lrk.kernels.cross_entropy import (
     linear_cross_entropy,
@@ -285,12 +285,12 @@ def main() -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for model_type in SUPPORTED:
         try:
-            fault = generation_fault(model_type, device)
+            fault = model_fault(model_type, device)
         # Whatever a release of transformers raises is what the report is for.
         except Exception as error:
             fault = _one_line(error)
         faults += fault is not None
-        name = f"generation, {model_type}, {device.type}"
+        name = f"model, {model_type}, {device.type}"
         print(f"{name:<50} {f'wrong: {fault}' if fault else 'as the stock model'}")
     if not (torch.cuda.is_available() or interpreting()):
         print("Triton kernels were not run: there is no GPU")

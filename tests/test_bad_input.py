@@ -58,7 +58,7 @@ OPERATIONS = [
     (lambda: longrecipe([3, 0, 2], 100), "segment_lengths is .*positive"),
     (lambda: longrecipe([30, 30], 50), "target_length is 50; it must be at least the 60 tokens"),
     (lambda: load_documents("a.txt"), "sources is the string 'a.txt'; it must be a list"),
-    (lambda: lrk.patch(GPT2LMHeadModel(GPT2Config(n_layer=0, n_embd=12))), "supported are llama"),
+    (lambda: lrk.patch(GPT2LMHeadModel(GPT2Config(n_layer=0, n_embd=12))), "supported are gemma2, "),
 ]
 
 
@@ -166,7 +166,7 @@ COMMANDS = [
     ({"model_name_or_path": "{}/nowhere"}, "nowhere' does not exist"),
     ({"model_name_or_path": "{}/other"}, "cannot be loaded"),
     ({"model_name_or_path": "{}/adapter"}, "is an adapter; merge it into its base model first"),
-    ({"model_name_or_path": "{}/gpt2"}, "model type 'gpt2'; supported are llama, mistral"),
+    ({"model_name_or_path": "{}/gpt2"}, "model type 'gpt2'; supported are gemma2, gemma3_text"),
     ({"model_name_or_path": "{}/remote"}, "contains custom code which must be executed"),
     ({"model_name_or_path": "{}/proportional"}, "rope_type is 'proportional'; it must be one of"),
     ({"model_name_or_path": "{}/small"}, "but the model's vocabulary ends at 299"),

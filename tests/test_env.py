@@ -71,10 +71,10 @@ def test_generation_of_every_model_type_is_compared(capsys, monkeypatch):
             raise ValueError("takes kv")
         return "patched: logits differ" if model_type == "mistral" else None
 
-    monkeypatch.setattr(env, "generation_fault", fault)
+    monkeypatch.setattr(env, "model_fault", fault)
     assert env.main() == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "generation, llama, cpu" in "\n".join(lines)
+    assert "model, llama, cpu" in "\n".join(lines)
     assert any(line.endswith("wrong: patched: logits differ") for line in lines)
     assert any(line.endswith("wrong: ValueError: takes kv") for line in lines)
     assert lines[-1].startswith("2 wrong")
@@ -82,7 +82,7 @@ def test_generation_of_every_model_type_is_compared(capsys, monkeypatch):
 
 def test_versions_outside_of_the_tested_range_are_marked(capsys, monkeypatch):
     monkeypatch.setattr(env, "self_test", lambda: iter(()))
-    monkeypatch.setattr(env, "generation_fault", lambda kind, device: None)
+    monkeypatch.setattr(env, "model_fault", lambda kind, device: None)
     outside = {"torch": "<2.15,>=2.11", "matplotlib": "<3,>=2"}
     monkeypatch.setattr(env, "outside_tested_ranges", lambda: outside)
     assert env.main() == 0

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PretrainedConfig
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import CausalLMOutputWithPast, MoeCausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from lrk.decode.swapped import swapped
@@ -170,8 +170,10 @@ class ContrastedForCausalLM(LrkForCausalLM):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | slice | Tensor = 0,
+        *,
+        output_router_logits: bool | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """As the stock forward, for decoding only: `labels` are refused."""
         if labels is not None:
             raise ValueError("labels are given; contrasted logits are for decoding, not for a loss")
@@ -188,6 +190,7 @@ class ContrastedForCausalLM(LrkForCausalLM):
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
+            "output_router_logits": output_router_logits,
             **kwargs,
             "return_dict": True,
         }

@@ -112,7 +112,7 @@ class MappedAttention(LrkAttention):
     def over(cls, stock: type[Any]) -> dict[str, Any]:
         """Refuse an attention that does more than Llama's; see `lrk.hf.mixed.mixed`."""
         check_signature(stock, cls)
-        check_names(stock, _KNOWN)
+        check_names(stock, _KNOWN, "position maps are for attentions like Llama's")
         if is_interleaved(stock):
             raise ValueError(
                 f"{stock.__name__} turns dimension 2 j with 2 j + 1, and a position map turns j "

@@ -193,8 +193,9 @@ def understood(
         attention_mask: what `document_boundaries` returned for this forward pass, or None.
         cu_seq_lens_q: (N + 1,) boundaries of packed documents over the flattened B * Sq tokens.
         s_aux: (Hq,) sinks.
-        attention_temperature: positive; the scores are divided by it before the softmax. Above 1 a
-            query spreads its attention, as it does among more keys: see docs/proof.md.
+        attention_temperature: positive; queries are divided by it, and so the scores, before a
+            softcap; sinks are not. Above 1 a query spreads its attention, as it does among more
+            keys: see docs/proof.md.
         position_ids: (B or 1, Sq), in which a window counts; without boundaries they must not start
             again inside a row, which is looked at unless `positions_are_checked`.
         seq_idx: the documents of packed tokens once more; it needs `cu_seq_lens_q` beside it.
@@ -223,13 +224,19 @@ def understood(
         cu_seq_lens_q = _without_restarts(position_ids, query, key)
     if sliding_window is None:
         _check_window(module, key.shape[2])
+    causal = module.is_causal if is_causal is None else is_causal
+    if sliding_window is not None and not causal:
+        raise ValueError(
+            f"sliding_window is {sliding_window} where attention looks both ways, and windows of "
+            f"the {name} attention reach back alone: use another attn_implementation"
+        )
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
     # A window counts positions, so that a model trained on skipped positions sees what it will see
     # at full length. A cache holds keys without their positions, but those do not skip.
     whole = position_ids is not None and position_ids.shape[-1] == key.shape[2]
     return Asked(
-        causal=module.is_causal if is_causal is None else is_causal,
+        causal=causal,
         cu_seqlens=cu_seq_lens_q,
         cu_seqlens_k=cu_seq_lens_k,
         window=sliding_window,

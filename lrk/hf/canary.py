@@ -1,9 +1,9 @@
-"""Whether a patched model still generates what the stock one does, with this transformers.
+"""Whether a patched model still computes what the stock one does, with this transformers.
 
 A release can change what lrk relies on without an error: the loss of such a run looks normal, and
-generation goes on, with other tokens. So this compares, on a tiny random model of each type, greedy
-generation with a cache and without one, patched and stock, with padding before one of the prompts.
-`python -m lrk.env` runs it, and so do the tests.
+generation goes on, with other tokens. So this compares, on a tiny random model of each type,
+patched and stock, greedy generation with a cache and without one, with padding before one of the
+prompts, and the loss in training, also in tiles. `python -m lrk.env` runs it, and so do the tests.
 """
 
 import copy
@@ -22,7 +22,7 @@ PROMPT, PADDING, GENERATED = 12, 3, 12
 TOLERANCE = 1e-3
 """Of the largest logit. Float32 gives some 1e-6, a lost key a few tenths."""
 
-_VOCABULARY = 61
+_VOCABULARY, _TILE = 61, 5
 _EXPERTS = {
     "num_local_experts": 4,
     "num_experts": 4,
@@ -118,8 +118,8 @@ def tiny_model(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def generation_fault(model_type: str, device: torch.device) -> str | None:
-    """What is wrong with a patched model's greedy generation, in one line; None if nothing is.
+def model_fault(model_type: str, device: torch.device) -> str | None:
+    """What is wrong with a patched model's generation or loss, in one line; None if nothing is.
 
     Args:
         model_type: one of `lrk.hf.SUPPORTED`.
@@ -132,6 +132,14 @@ def generation_fault(model_type: str, device: torch.device) -> str | None:
     stock = stock.eval().to(device)
     prompt = prompt.to(device)
     expected_tokens, expected_logits = _generate(stock, prompt, use_cache=False)
+    expected_loss = _loss(stock, prompt)
+    for tile_tokens in (0, _TILE):
+        if tile_tokens and hasattr(stock.config, "num_experts_per_tok"):
+            continue  # refused
+        loss = _loss(patch(copy.deepcopy(stock), tile_tokens=tile_tokens), prompt)
+        if abs(loss - expected_loss) > TOLERANCE * expected_loss:
+            tiles = ", in tiles" if tile_tokens else ""
+            return f"patched{tiles}: the loss differs from stock by {abs(loss - expected_loss):.1e}"
     models = {"patched": patch(copy.deepcopy(stock)), f'attention "{BACKEND}" alone': stock}
     stock.set_attn_implementation(BACKEND)
     for name, model in models.items():
@@ -146,6 +154,13 @@ def generation_fault(model_type: str, device: torch.device) -> str | None:
                 cached = "with" if use_cache else "without"
                 return f"{name}, {cached} a cache: logits differ from stock by {error:.1e}"
     return None
+
+
+def _loss(model: PreTrainedModel, prompt: Tensor) -> float:
+    with torch.random.fork_rng():
+        loss = model.train()(prompt, labels=prompt, use_cache=False).loss
+    model.eval()
+    return loss.item()
 
 
 def _generate(model: PreTrainedModel, prompt: Tensor, use_cache: bool) -> tuple[Tensor, Tensor]:

@@ -23,12 +23,12 @@ from lrk.kernels.cross_entropy.reduction import reduce_tokens
 TokenWeight = Tensor | Callable[[Tensor], Tensor]
 
 
-_BALANCE = "load_balancing_loss_func"
+_BALANCE, _SLICE = "load_balancing_loss_func", "slice_logits_to_keep"
 
 # All that the forward of a causal language model may read.
 _KNOWN = (
     *("model", "last_hidden_state", "lm_head", "loss_function", "config", "vocab_size"),
-    *("slice_logits_to_keep", "isinstance", "int", "slice"),
+    *(_SLICE, "isinstance", "int", "slice"),
     *("cache", "past_key_values", "hidden_states", "attentions", "CausalLMOutputWithPast"),
     *(SOFTCAP, "torch", "tanh", DIVISOR),
     *("output_router_logits", _BALANCE, "router_logits", "num_experts", "num_experts_per_tok"),
@@ -66,6 +66,8 @@ class LrkForCausalLM:
     training: bool
     loss_function: Callable[..., Tensor]
 
+    _lrk_slice: ClassVar[tuple[Callable[[Tensor, Any], Tensor], ...]]
+    """How the stock forward takes `logits_to_keep`, if by a function."""
     _lrk_names: ClassVar[frozenset[str]]
     """What the stock forward reads."""
     _lrk_balance: ClassVar[tuple[Callable[..., Any], ...]]
@@ -79,6 +81,7 @@ class LrkForCausalLM:
         names = names_read(stock)
         return {
             "_lrk_names": frozenset(names),
+            "_lrk_slice": (global_of(stock, _SLICE),) if _SLICE in names else (),
             "_lrk_balance": (global_of(stock, _BALANCE),) if _BALANCE in names else (),
         }
 
@@ -138,10 +141,8 @@ class LrkForCausalLM:
         if output_logits is None:
             output_logits = not self.training
         if labels is None or output_logits:
-            if isinstance(logits_to_keep, int):
-                logits_to_keep = slice(-logits_to_keep, None)
             scale = logit_scale_of(self.config, self._lrk_names)
-            logits = scale.logits(self.lm_head(hidden[:, logits_to_keep, :]))
+            logits = scale.logits(self.lm_head(self._kept(hidden, logits_to_keep)))
         made = {
             "loss": loss,
             "logits": logits,
@@ -153,6 +154,13 @@ class LrkForCausalLM:
             return (LossWithoutLogits if logits is None else CausalLMOutputWithPast)(**made)
         made |= self._balanced(loss, outputs.router_logits, attention_mask)
         return (MoeLossWithoutLogits if logits is None else MoeCausalLMOutputWithPast)(**made)
+
+    def _kept(self, hidden: Tensor, logits_to_keep: int | slice | Tensor) -> Tensor:
+        if self._lrk_slice:
+            return self._lrk_slice[0](hidden, logits_to_keep)
+        if isinstance(logits_to_keep, int):
+            logits_to_keep = slice(-logits_to_keep, None)
+        return hidden[:, logits_to_keep, :]
 
     def _balanced(
         self,

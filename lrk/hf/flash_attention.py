@@ -112,11 +112,6 @@ def backend(implementation: str) -> Callable[..., tuple[Tensor, None]]:
         check_patched(implementation, arguments)
         asked = understood(implementation, module, query, key, attention_mask, **arguments)
         check_query(implementation, query)
-        if asked.window is not None and not asked.causal:
-            raise ValueError(
-                f"sliding_window is {asked.window} without causality; lrk's windows reach back "
-                "alone"
-            )
         if asked.sinks is not None:
             raise ValueError(
                 f"the model has sinks, which attention {implementation!r} does not sum: use "

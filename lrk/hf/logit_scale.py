@@ -35,7 +35,8 @@ class LogitScale(NamedTuple):
 
 
 def logit_scale(model: Any) -> LogitScale:
-    """Of a causal language model of transformers, patched or not."""
+    """Of a causal language model of transformers, patched or not, or of an adapter's around one."""
+    model = getattr(model, "get_base_model", lambda: model)()
     names = getattr(model, "_lrk_names", None)
     return logit_scale_of(model.config, names or names_read(stock_class(type(model))))
 

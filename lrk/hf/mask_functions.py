@@ -28,16 +28,27 @@ _COMPOSING = {"and_masks", "remap_positions_for_packed_sequence"}
 def check_mask_function(mask_function: MaskFunction) -> None:
     """Raise `ValueError` for a mask that the lrk attention would not obey.
 
-    Compiled, it looks at nothing: a function made while a graph is traced has no inside yet.
+    Compiled, it looks at the outermost function alone: one that is made while a graph is traced has
+    no inside yet, and one that is not made there is known by itself.
     """
+    if mask_function is masking_utils.causal_mask_function or is_bidirectional(mask_function):
+        return
     if torch.compiler.is_compiling():
+        made_by = mask_function.__qualname__.split(".")[0]
+        if made_by not in _SAID_TO_THE_ATTENTION and made_by not in _COMPOSING:
+            raise _refusal(made_by)
         return
     for made_by in _parts(mask_function):
         if made_by not in _SAID_TO_THE_ATTENTION:
-            raise ValueError(
-                f"the model masks its attention by {made_by}, which the lrk attention does not "
-                'have: use another attn_implementation, such as "sdpa"'
-            )
+            raise _refusal(made_by)
+
+
+def _refusal(made_by: str) -> ValueError:
+    images = " (for images, by token_type_ids: leave them out where there is text alone)"
+    return ValueError(
+        f"the model masks its attention by {made_by}{images if made_by == 'or_masks' else ''}, "
+        'which the lrk attention does not have: use another attn_implementation, such as "sdpa"'
+    )
 
 
 def is_bidirectional(mask_function: MaskFunction) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import transformers
 from torch import nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.utils import logging
@@ -18,6 +19,7 @@ from lrk.hf.architectures import (
     architecture_of,
     architecture_of_type,
     check_attention_config,
+    sliding_window_of,
     text_config,
 )
 from lrk.hf.backends import BACKENDS, LRK, OURS, installed_attention, own_attention
@@ -25,6 +27,7 @@ from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding, check_frequencies
+from lrk.hf.stock_forward import hands_on
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -71,6 +74,7 @@ def patch(
     stock = architecture_of(config, f"model is a {type(model).__name__}")
     if name is not None:
         check_attention_config(text_config(config), name)
+        _check_window(stock.attention, text_config(config))
     mixins = _mixins_for(stock, rope, cross_entropy, tile_tokens > 0)
     classes = _classes_for(model, stock, mixins)
     if tile_tokens:
@@ -151,18 +155,24 @@ def check_release(model_type: str) -> None:
         mixed(mixin, kind)
 
 
+def _check_window(attention: type[nn.Module], config: Any) -> None:
+    """Refuse a window in tokens, where skipped positions need one in positions."""
+    window = sliding_window_of(config)
+    if window is not None and not hands_on(attention, "position_ids"):
+        raise ValueError(
+            f"config.sliding_window is {window}, and {attention.__name__} of transformers "
+            f"{transformers.__version__} keeps position_ids to itself, so that lrk's attention "
+            "could not count the window in positions: install a newer transformers"
+        )
+
+
 def _check_tiles(model: nn.Module) -> None:
-    """Refuse to cut what chooses experts, or drops out, for a whole batch of tokens at once."""
+    """Refuse to cut what chooses experts for a whole batch of tokens at once."""
     for name, module in model.named_modules():
         if name.endswith(".mlp") and hasattr(module, "experts"):
             raise ValueError(
                 f"tile_tokens is given, and {name} is a {type(module).__name__}, whose experts "
                 "take their tokens from the whole sequence: leave tile_tokens at 0"
-            )
-        if isinstance(module, nn.Dropout) and module.p > 0:
-            raise ValueError(
-                f"tile_tokens is given, and {name} drops out with probability {module.p}, "
-                "otherwise in the backward pass than before: set it to 0 in the config"
             )
 
 

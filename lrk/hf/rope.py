@@ -8,6 +8,7 @@ an attention does beside it (norms of queries and keys, one projection for all, 
 layers that do not rotate) stays its own.
 """
 
+import inspect
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
@@ -32,6 +33,7 @@ from lrk.hf.stock_forward import global_of, rebound
 from lrk.kernels.rope import phase_increments, rope
 
 ROTATION = "apply_rotary_pos_emb"
+_ARGUMENTS = ("q", "k", "cos", "sin", "unsqueeze_dim")
 
 
 class Frequencies(NamedTuple):
@@ -183,6 +185,7 @@ def _turn_halves(
     query: Tensor, key: Tensor, cos: Tensor, sin: Frequencies, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
     """`apply_rotary_pos_emb`, of positions and frequencies; dimension j turns with j + R/2."""
+    _check_heads(unsqueeze_dim)
     return rope(query, key, cos, *sin)
 
 
@@ -190,7 +193,16 @@ def _turn_pairs(
     query: Tensor, key: Tensor, cos: Tensor, sin: Frequencies, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Likewise, but dimension 2 j turns with 2 j + 1."""
+    _check_heads(unsqueeze_dim)
     return rope(query, key, cos, *sin, interleaved=True)
+
+
+def _check_heads(unsqueeze_dim: int) -> None:
+    if unsqueeze_dim != 1:
+        raise ValueError(
+            f"unsqueeze_dim is {unsqueeze_dim}, for heads in another place than lrk's RoPE has "
+            "them: use lrk.patch(model, rope=False)"
+        )
 
 
 def is_interleaved(stock: type[Any]) -> bool:
@@ -199,6 +211,8 @@ def is_interleaved(stock: type[Any]) -> bool:
     Told by a quarter turn of (1, 2, 3, 4). Cosines and sines come as R numbers, or as R/2.
     """
     rotation = global_of(stock, ROTATION)
+    if tuple(inspect.signature(rotation).parameters)[:5] != _ARGUMENTS:
+        raise _unlike(stock, f"takes other arguments than {', '.join(_ARGUMENTS)}")
     x = torch.arange(1.0, 5.0, device="cpu").view(1, 1, 1, 4)
     for width in (4, 2):
         zeros, ones = (torch.full((1, 1, width), value, device="cpu") for value in (0.0, 1.0))
@@ -210,7 +224,11 @@ def is_interleaved(stock: type[Any]) -> bool:
             return True
         if turned == [-3, -4, 1, 2]:
             return False
-    raise ValueError(
-        f"{ROTATION} of {stock.__name__} in transformers {transformers.__version__} turns neither "
-        "dimension j with j + R/2 nor 2 j with 2 j + 1: use lrk.patch(model, rope=False)"
+    raise _unlike(stock, "turns neither dimension j with j + R/2 nor 2 j with 2 j + 1")
+
+
+def _unlike(stock: type[Any], what: str) -> ValueError:
+    return ValueError(
+        f"{ROTATION} of {stock.__name__} in transformers {transformers.__version__} {what}: use "
+        "lrk.patch(model, rope=False)"
     )

@@ -11,6 +11,8 @@ from typing import Any
 
 import transformers
 
+from lrk.hf.stock_forward import INSTALL
+
 
 def check_signature(stock: type[Any], mixin: type[Any], may_lack: Collection[str] = ()) -> None:
     """Raise `ValueError` if a stock forward names other arguments than the one that replaces it.
@@ -36,8 +38,7 @@ def check_signature(stock: type[Any], mixin: type[Any], may_lack: Collection[str
         else f"takes its arguments in the order {', '.join(theirs)}"
     )
     raise ValueError(
-        f"{stock.__name__}.forward of transformers {transformers.__version__} {differs}: "
-        "install a release of transformers that docs/support.md lists"
+        f"{stock.__name__}.forward of transformers {transformers.__version__} {differs}: {INSTALL}"
     )
 
 

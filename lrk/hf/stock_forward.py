@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import transformers
 
-_INSTALL = "install a release of transformers that docs/support.md lists"
+INSTALL = "install a release of transformers that docs/support.md lists"
 
 
 def stock_forward(kind: type[Any]) -> FunctionType:
@@ -27,18 +27,31 @@ def names_read(kind: type[Any]) -> tuple[str, ...]:
     return stock_forward(kind).__code__.co_names
 
 
-def check_names(kind: type[Any], known: Collection[str]) -> None:
+def check_names(kind: type[Any], known: Collection[str], instead: str = INSTALL) -> None:
     """Raise `ValueError` if the forward of a class does something that lrk's does not know of.
 
     Args:
         known: the names that it may read.
+        instead: what to do then, as the message says.
     """
     unknown = [name for name in names_read(kind) if name not in known]
     if unknown:
         raise ValueError(
             f"{kind.__name__}.forward of transformers {transformers.__version__} reads "
-            f"{', '.join(unknown)}, which lrk does not know: {_INSTALL}"
+            f"{', '.join(unknown)}, which lrk does not know: {instead}"
         )
+
+
+def hands_on(kind: type[Any], argument: str) -> bool:
+    """Whether the forward of a class hands an argument on to what it calls.
+
+    One that it does not name is among those that it hands on as they are; one that it names it must
+    name again in a call, where its name is a constant.
+    """
+    forward = stock_forward(kind)
+    named = inspect.signature(forward).parameters
+    again = [each for each in forward.__code__.co_consts if isinstance(each, tuple)]
+    return argument not in named or any(argument in each for each in again)
 
 
 def global_of(kind: type[Any], name: str) -> Any:
@@ -51,7 +64,7 @@ def global_of(kind: type[Any], name: str) -> Any:
     if name not in names_read(kind) or name not in forward.__globals__:
         raise ValueError(
             f"{kind.__name__}.forward of transformers {transformers.__version__} does not call "
-            f"{name}, which lrk would replace: {_INSTALL}"
+            f"{name}, which lrk would replace: {INSTALL}"
         )
     return forward.__globals__[name]
 

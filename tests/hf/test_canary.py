@@ -7,7 +7,7 @@ import torch
 
 from lrk.hf import SUPPORTED
 from lrk.hf.cache_name import CACHE_NAME
-from lrk.hf.canary import generation_fault
+from lrk.hf.canary import model_fault
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding
 
 CPU = torch.device("cpu")
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("model_type", SUPPORTED)
 def test_generation_is_that_of_the_stock_model(model_type):
     before = torch.get_rng_state()
-    assert generation_fault(model_type, CPU) is None
+    assert model_fault(model_type, CPU) is None
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -29,7 +29,7 @@ def test_a_lost_cache(monkeypatch):
         return stock(self, *args, **kwargs | {CACHE_NAME: None})
 
     monkeypatch.setattr(LrkAttention, "forward", forward)
-    fault = generation_fault("llama", CPU)
+    fault = model_fault("llama", CPU)
     assert fault == "patched: the cache holds 0 of 12 tokens after a prompt"
 
 
@@ -42,5 +42,5 @@ def test_other_logits(monkeypatch):
         return stock(self, x, position_ids * 2)
 
     monkeypatch.setattr(LrkRotaryEmbedding, "forward", forward)
-    fault = generation_fault("qwen2", CPU)
-    assert fault.startswith("patched, with a cache: logits differ from stock by ")
+    fault = model_fault("qwen2", CPU)
+    assert fault.startswith("patched: the loss differs from stock by ")

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainingArguments
 import lrk
 from lrk.analysis.scores import token_logits
 from lrk.eval.losses import check_head
-from lrk.hf.cache_name import cache_of
+from lrk.hf.cache_name import CACHE_NAME, OLD_NAME, cache_of
 from lrk.hf.canary import tiny_config, tiny_model
 from lrk.hf.logit_scale import logit_scale
 
@@ -133,3 +133,13 @@ def test_caps_and_divisors_reach_losses_without_logits():
         scale = logit_scale(model)
         assert (scale.softcap or scale.divisor) is not None
         assert logit_scale(lrk.patch(model)) == scale
+
+
+@torch.no_grad()
+@pytest.mark.skipif(CACHE_NAME == OLD_NAME, reason="stock models take them from 5.24 on")
+def test_logits_to_keep_of_each_row(llama):
+    kept = (torch.tensor([[1, 3, 5], [2, 4, 6]]), INPUT_IDS % 3 == 0, torch.tensor([0, 4]), 3)
+    expected = [llama.eval()(INPUT_IDS, logits_to_keep=each).logits for each in kept]
+    lrk.patch(llama)
+    for each, logits in zip(kept, expected, strict=True):
+        torch.testing.assert_close(llama(INPUT_IDS, logits_to_keep=each).logits, logits)

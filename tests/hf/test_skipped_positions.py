@@ -7,7 +7,10 @@ import pytest
 import torch
 
 import lrk
+from lrk.hf.architectures import architecture_of_type
 from lrk.hf.cache_name import cache_of, named_cache
+from lrk.hf.canary import tiny_config, tiny_model
+from lrk.hf.stock_forward import hands_on
 
 # Segments of four tokens at 0, 50 and 90; the second document starts at token 8 of row 1.
 SKIPPED = torch.tensor([[0, 1, 2, 3, 50, 51, 52, 53, 90, 91, 92, 93]])
@@ -97,6 +100,22 @@ def masks_of_positions(config, position_ids) -> torch.Tensor | dict[str, torch.T
 @pytest.mark.support("skipped positions")
 def test_as_stock_attention_with_the_right_mask(stock):
     """Also rates by position, sinks, layers that do not rotate and windows of some layers."""
+    assert_as_masked(stock)
+
+
+@pytest.mark.parametrize("model_type", ["ministral3", "mixtral", "phi3", "qwen3_moe"])
+def test_a_window_of_all_layers(model_type):
+    """It counts positions, and is refused where the attention is not told of them."""
+    torch.manual_seed(0)
+    config = tiny_config(model_type, sliding_window=45)
+    if hands_on(architecture_of_type(model_type).attention, "position_ids"):
+        assert_as_masked(tiny_model(config).train())
+    else:
+        with pytest.raises(ValueError, match="keeps position_ids to itself"):
+            lrk.patch(tiny_model(config))
+
+
+def assert_as_masked(stock):
     model = lrk.patch(copy.deepcopy(stock))
     stock.set_attn_implementation("eager")
     masks = masks_of_positions(stock.config, SKIPPED)

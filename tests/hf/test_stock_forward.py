@@ -128,3 +128,17 @@ def test_a_forward_that_reads_more_is_refused():
         check_names(Scaled, ["mlp"])
     with pytest.raises(ValueError, match="does not call apply_rotary_pos_emb"):
         global_of(Scaled, ROTATION)
+
+
+@pytest.mark.parametrize("arguments", ["x, cos, sin, unsqueeze_dim", "q, k, *, cos, sin, dim"])
+def test_a_rotation_with_other_arguments_is_refused(arguments, monkeypatch):
+    monkeypatch.setattr(modeling_llama, ROTATION, eval(f"lambda {arguments}: None"))
+    with pytest.raises(ValueError, match="takes other arguments than q, k, cos, sin, un"):
+        LrkAttention.over(LlamaAttention)
+
+
+def test_heads_in_another_place_are_refused():
+    q = torch.ones(1, 4, 4, 8)
+    turn = mixed(LrkAttention, LlamaAttention)._lrk_forward.__globals__[ROTATION]
+    with pytest.raises(ValueError, match="unsqueeze_dim is 2, for heads in another place"):
+        turn(q, q, torch.arange(4)[None], (torch.ones(4, dtype=torch.int64), 1.0), unsqueeze_dim=2)

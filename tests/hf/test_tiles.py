@@ -14,6 +14,7 @@ from lrk.hf.mixed import mixed
 from lrk.hf.tiles import LrkDecoderLayer, LrkRMSNorm
 from lrk.memory import checkpointing
 from lrk.memory.offload import HostCopies
+from lrk.memory.tiles import tiled
 from lrk.testing import GRADIENT_FACTOR, OUTPUT_FACTOR, max_error
 
 INPUT_IDS = torch.arange(2, 48).view(2, 23)
@@ -75,10 +76,23 @@ def test_layers_that_rotate_otherwise_share_no_checkpoint():
         checkpointing.enable(model, layers_per_checkpoint=2)
 
 
-def test_dropout_in_tiles_is_refused():
-    model = tiny_model(tiny_config("phi3", resid_pdrop=0.1))
-    with pytest.raises(ValueError, match=r"resid_attn_dropout drops out with probability 0\.1"):
-        lrk.patch(model, tile_tokens=TILE)
+def test_dropout_repeats_in_tiles():
+    """The backward pass drops what the forward pass dropped."""
+    model = lrk.patch(tiny_model(tiny_config("phi3", resid_pdrop=0.3)).train(), tile_tokens=TILE)
+
+    def half_of_two(made):  # autograd's own, over the same tiles
+        return torch.cat([made(part) for part in hidden.split(TILE, dim=1)], dim=1)
+
+    layer = model.model.layers[0]
+    hidden = torch.randn(1, 23, 64, requires_grad=True)
+    gradients = []
+    for tile in (
+        lambda: half_of_two(layer._second_half),
+        lambda: tiled(layer._second_half, hidden, [*layer.mlp.parameters()], TILE),
+    ):
+        torch.manual_seed(3)
+        gradients.append(torch.autograd.grad(tile().square().sum(), hidden)[0])
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

@@ -5,7 +5,12 @@ import importlib
 
 import pytest
 import torch
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Mistral3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Mistral3Config,
+)
 from transformers import Mistral3ForConditionalGeneration as Mistral3
 
 import lrk
@@ -65,6 +70,9 @@ def test_text_as_stock_and_across_skips(wrapper):
     torch.testing.assert_close(model(TEXT, use_cache=False).logits, expected, rtol=1e-4, atol=1e-5)
     options = {"max_new_tokens": 6, "do_sample": False}
     assert torch.equal(model.generate(TEXT, **options), wrapper.generate(TEXT, **options))
+    prompts = {"attention_mask": torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1], [1] * 8]), **options}
+    pair = torch.cat([TEXT, TEXT + 1])
+    assert torch.equal(model.generate(pair, **prompts), wrapper.generate(pair, **prompts))
     edited = TEXT.clone()
     edited[0, 1] = 30
     one, two = (model(ids, position_ids=SKIPPED, use_cache=False).logits for ids in (TEXT, edited))
@@ -87,3 +95,36 @@ def test_a_run_takes_the_text_model_alone(wrapper):
     with pytest.raises(ValueError, match="of several modalities: save its text model by itself"):
         check_supported(wrapper.config, "model_name_or_path 'x' is")
     check_supported(wrapper.config.text_config, "model_name_or_path 'x' is")
+
+
+def test_training_and_the_loss_as_stock(wrapper):
+    model = lrk.patch(copy.deepcopy(wrapper), cross_entropy=False)
+    losses = [each.train()(TEXT, labels=TEXT, use_cache=False).loss for each in (model, wrapper)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    ours, theirs = (each.get_input_embeddings().weight.grad for each in (model, wrapper))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
+def test_the_auto_class(wrapper, tmp_path):
+    wrapper.save_pretrained(tmp_path)
+    try:
+        stock = AutoModelForCausalLM.from_pretrained(tmp_path)
+    except ValueError:  # a release without such an auto class for it
+        with pytest.raises(ValueError, match="Unrecognized configuration class"):
+            lrk.AutoLrkModelForCausalLM.from_pretrained(tmp_path)
+        return
+    loaded = lrk.AutoLrkModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(TEXT).logits, stock(TEXT).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mask_for_images_is_refused():
+    """Tokens of an image see each other both ways."""
+    model = lrk.patch(gemma3().eval())
+    blocks = torch.tensor([[0, 1, 1, 1, 0, 0, 0, 0]])
+    with pytest.raises(ValueError, match=r"masks its attention by or_masks \(for images, by token"):
+        model(TEXT, token_type_ids=blocks)
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match=r"masks its attention by|not supported by the lrk"):
+        torch.compile(model, backend="eager")(TEXT, token_type_ids=blocks)
