@@ -104,6 +104,19 @@ def default_device() -> str:
     return "cpu" if found is None else found.type
 
 
+def check_device(name: str) -> None:
+    """Raise `ValueError` if a device is unknown to PyTorch, or this machine has none of it."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is unknown to torch") from error
+    has = default_device()
+    count = 1 if device.type == "cpu" else torch.accelerator.device_count()
+    if device.type not in ("cpu", has) or (device.index or 0) >= count:
+        what = f"cpu and {count} of {has}" if has != "cpu" else "cpu alone"
+        raise ValueError(f"device {name!r} is not there; this machine has {what}")
+
+
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
     """Raise `ValueError` if a token of the tokenizer has no row among `vocab_size` embeddings."""
     largest = max(tokenizer.get_vocab().values())

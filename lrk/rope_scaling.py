@@ -11,6 +11,7 @@ In what follows a window of `L` tokens becomes one of `Lt`, and `f = Lt / L`.
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from lrk.frequencies import (
 from lrk.positions import scaled_rope_theta
 
 # What stock types say of themselves. Everything else (theta, partial_rotary_factor, Ministral's
-# llama_4_scaling_beta) holds whatever the type.
+# llama_4_scaling_beta, and the original window that this one counts in) holds whatever the type.
 _OF_TYPES = frozenset(
     {
         *("rope_type", "type", "factor", "original_max_position_embeddings", "attention_factor"),
@@ -38,6 +39,7 @@ _OF_TYPES = frozenset(
         *("short_factor", "long_factor", "short_mscale", "long_mscale"),
     }
 )
+_QUERY_SCALE = "llama_4_scaling_beta"
 # transformers takes Phi-3's yarn for longrope when it reads a config, and refuses other types.
 _ONLY_LONGROPE = ("phi3",)
 # Of 64 pairs Llama-3-8B has 29 that are slower than its window, of which the paper clips 20.
@@ -110,7 +112,48 @@ def read_rope_factors(file: Path) -> RopeFactors:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # An integer can be too large for a float; NaN compares with nothing.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def original_window(config: PretrainedConfig, kind: str | None) -> int:
+    """`L0`, the window that a model was pretrained for, before RoPE was ever stretched.
+
+    Plain RoPE (`default`, and `dynamic`, which is plain within its window) is what the model was
+    trained with up to the window that it has. An original window that stands beside it is a word
+    of another type, and means nothing, except where Ministral 3 scales its queries by it.
+
+    Args:
+        kind: of layers, as `rope_parameters` takes it.
+    """
+    parameters, window = rope_parameters(config, kind), config.max_position_embeddings
+    is_plain = parameters.get("rope_type", "default") in ("default", "dynamic")
+    if is_plain and _QUERY_SCALE not in parameters:
+        return window
+    return parameters.get("original_max_position_embeddings") or window
+
+
+def check_window(config: PretrainedConfig, kind: str | None) -> None:
+    """Refuse a YaRN model that reaches farther than its config says.
+
+    Some model cards tell to write `yarn` into the config and leave the window as it was. Whatever
+    multiplies the divisors by `Lt / L` would then stretch by YaRN's factor once more.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    parameters, window = rope_parameters(config, kind), config.max_position_embeddings
+    factor = parameters.get("factor")
+    if parameters.get("rope_type") != "yarn" or factor is None:
+        return
+    original = original_window(config, kind)
+    reach = round(factor * original)
+    if reach > window:
+        raise ValueError(
+            f"config.max_position_embeddings is {window}, but the model's yarn reaches {reach} "
+            f"tokens ({factor:g} times {original}), so that it would be stretched twice: set it to "
+            f"{reach}, or take rope_scaling 'yarn'"
+        )
 
 
 def scaled_rope_parameters(
@@ -150,6 +193,8 @@ def _stretched(
     is_there = target_length <= window and plan.theta is None
     if is_there or _slides_within(config, kind, window):
         return dict(parameters)
+    if plan.name != "yarn":  # The one that has its factor from the original window.
+        check_window(config, kind)
     rope = _Rope.of(config, kind, max(window, target_length))
     scaled = ROPE_SCALINGS[plan.name](rope, plan)
     if config.model_type in _ONLY_LONGROPE and scaled["rope_type"] not in ("default", "longrope"):
@@ -192,7 +237,7 @@ class _Rope(NamedTuple):
             dim = rotary_dim(config, kind)
             divisors = geometric(parameters["rope_theta"], dim) / inv_freq
         window = config.max_position_embeddings
-        original = parameters.get("original_max_position_embeddings") or window
+        original = original_window(config, kind)
         return cls(parameters, divisors, attention, window, target, original)
 
     @property
@@ -266,7 +311,8 @@ class _Rope(NamedTuple):
 
 
 def _without_type(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if name not in _OF_TYPES}
+    kept = {"original_max_position_embeddings"} if _QUERY_SCALE in parameters else set()
+    return {name: value for name, value in parameters.items() if name not in _OF_TYPES - kept}
 
 
 def _longrope_attention(target: int, original: int) -> float:
@@ -333,7 +379,9 @@ def _yarn(rope: _Rope, plan: RopePlan) -> dict[str, Any]:
     """
     if rope.kind == "default":
         return rope.typed(
-            "yarn", factor=rope.factor, original_max_position_embeddings=rope.original
+            "yarn",
+            factor=rope.target / rope.original,
+            original_max_position_embeddings=rope.original,
         )
     if rope.kind == "yarn":
         parameters = dict(rope.parameters)
@@ -356,7 +404,7 @@ def _llama3(rope: _Rope, plan: RopePlan) -> dict[str, Any]:
     if rope.kind == "default":
         return rope.typed(
             "llama3",
-            factor=rope.factor,
+            factor=rope.target / rope.original,
             low_freq_factor=1.0,
             high_freq_factor=4.0,
             original_max_position_embeddings=rope.original,

@@ -58,7 +58,10 @@ OPERATIONS = [
     (lambda: longrecipe([3, 0, 2], 100), "segment_lengths is .*positive"),
     (lambda: longrecipe([30, 30], 50), "target_length is 50; it must be at least the 60 tokens"),
     (lambda: load_documents("a.txt"), "sources is the string 'a.txt'; it must be a list"),
-    (lambda: lrk.patch(GPT2LMHeadModel(GPT2Config(n_layer=0, n_embd=12))), "supported are gemma2, "),
+    (
+        lambda: lrk.patch(GPT2LMHeadModel(GPT2Config(n_layer=0, n_embd=12))),
+        "supported are gemma2, ",
+    ),
 ]
 
 

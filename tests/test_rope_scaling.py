@@ -525,6 +525,49 @@ def test_what_is_not_of_a_type_stays():
     assert phi["partial_rotary_factor"] == 0.75
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_ministral_keeps_the_window_that_its_queries_count_in(plan):
+    parameters = {"rope_theta": 1e6, "rope_type": "default", "llama_4_scaling_beta": 0.1}
+    parameters["original_max_position_embeddings"] = 4096
+    config = AutoConfig.for_model(
+        "ministral3", max_position_embeddings=16_384, head_dim=64, rope_parameters=parameters
+    )
+    found = scaled_rope_parameters(config, 65_536, plan_of(plan, 64))
+    assert found["original_max_position_embeddings"] == 4096
+    if plan in ("yarn", "llama3"):
+        assert found["factor"] == 16.0
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_an_original_window_that_plain_rope_is_left_with_is_not_counted_in(plan):
+    stale = llama(64, 8192, rope_theta=5e4, original_max_position_embeddings=1024)
+    chosen = plan_of(plan, 64)
+    found, expected = (
+        rope_frequencies(extended(config, 32_768, chosen)) for config in (stale, start("default"))
+    )
+    assert torch.equal(found.inv_freq, expected.inv_freq)
+    assert found.attention_scaling == expected.attention_scaling
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_yarn_model_that_reaches_farther_than_it_says_is_not_stretched_twice(plan):
+    """As the cards of Qwen tell to write it."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
+    config = llama(64, 32_768, rope_theta=1e6, **yarn)
+    if plan == "yarn":
+        found = scaled_rope_parameters(config, 131_072, RopePlan(plan))
+        assert found == config.rope_parameters
+        return
+    message = (
+        "config.max_position_embeddings is 32768, but the model's yarn reaches 131072 tokens .4 "
+        "times 32768., so that it would be stretched twice: set it to 131072, or take rope_scaling"
+    )
+    with pytest.raises(ValueError, match=message):
+        scaled_rope_parameters(config, 131_072, plan_of(plan, 64))
+    config.max_position_embeddings = 131_072
+    assert scaled_rope_parameters(config, 262_144, plan_of(plan, 64)) != config.rope_parameters
+
+
 def test_ministral_goes_on_with_yarn():
     config = hub("Ministral-3-8B")
     found = scaled_rope_parameters(config, 524_288, RopePlan("yarn"))
@@ -625,6 +668,8 @@ def test_factors_are_read(tmp_path):
         ({"long_factor": [1.0, 0.5]}, "has 0.5 as long_factor 1; each must be a finite number"),
         ('{"long_factor": [1.0, NaN]}', "has nan as long_factor 1"),
         ('{"long_factor": [Infinity]}', "has inf as long_factor 0"),
+        ({"long_factor": [10**400]}, "as long_factor 0; each must be a finite number"),
+        ({"long_factor": [1.0], "attention_factor": 10**400}, "it must be a finite number above"),
         ({"long_factor": ["2"]}, "has '2' as long_factor 0"),
         ({"long_factor": [True]}, "has True as long_factor 0"),
         ({"long_factor": [1.0], "attention_factor": 0}, "attention_factor 0; it must be a finite"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from lrk.transformers_4 import make_readable
 from studies.tiny import prose, train_tokenizer
@@ -46,7 +46,7 @@ def test_the_rope_has_its_old_names_and_transformers_5_reads_the_same(tmp_path, 
     parameters = {"rope_type": rope_type, "rope_theta": 1_015_580.0, **scaling}
     LlamaConfig(rope_parameters=dict(parameters)).save_pretrained(tmp_path)
     before = AutoConfig.from_pretrained(tmp_path).to_dict()
-    make_readable(tmp_path)
+    assert make_readable(tmp_path) is None
     config = content(tmp_path / "config.json")
     assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 1_015_580.0
     wanted = {"rope_type": rope_type, **scaling} if scaling else None
@@ -70,8 +70,26 @@ def test_parameters_of_each_layer_type_are_left(tmp_path):
     rope = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
     config = {"model_type": "gemma3_text", "rope_parameters": rope}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    make_readable(tmp_path)
+    assert "(of type 'gemma3_text')" in make_readable(tmp_path)
     assert content(tmp_path / "config.json") == config
+
+
+def test_what_transformers_4_cannot_read_is_left_and_said(tmp_path):
+    stretched = {"rope_type": "longrope", "rope_theta": 1e4, **CLIPPED}
+    Phi3Config(
+        rope_parameters=stretched, max_position_embeddings=256, hidden_size=4096
+    ).save_pretrained(tmp_path)
+    before = content(tmp_path / "config.json")
+    assert "transformers 4 does not see the RoPE of this model (of type 'phi3')" in (
+        make_readable(tmp_path)
+    )
+    assert content(tmp_path / "config.json") == before
+    # One that has another base alone is read.
+    Phi3Config(rope_parameters={"rope_type": "default", "rope_theta": 5e5}).save_pretrained(
+        tmp_path
+    )
+    assert make_readable(tmp_path) is None
+    assert content(tmp_path / "config.json")["rope_theta"] == 5e5
 
 
 def test_the_tokenizer_has_a_class_and_names_that_both_know(tmp_path):

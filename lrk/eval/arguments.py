@@ -4,14 +4,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from lrk.eval import decoding, short_context
 from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.eval.tasks import GRID, TASKS
 from lrk.field_types import check_types
-from lrk.pretrained import default_device
+from lrk.pretrained import check_device, default_device
 from lrk.train.nearest import require_one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -149,10 +148,7 @@ class EvalArguments:
         for task in self.tasks:
             require_one_of("tasks", task, ALL_TASKS)
         require_one_of("dtype", self.dtype, DTYPES)
-        try:
-            torch.device(str(self.device))
-        except RuntimeError as error:
-            raise ValueError(f"device {self.device!r} is unknown to torch") from error
+        check_device(str(self.device))
         self._check_decoding()
         given = [value is not None for value in (self.needle, self.question, self.answer)]
         if any(given) and not all(given):

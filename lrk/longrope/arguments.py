@@ -5,7 +5,7 @@ from typing import Any
 
 from lrk.field_types import check_types
 from lrk.longrope.evolution import Evolution
-from lrk.pretrained import default_device
+from lrk.pretrained import check_device, default_device
 from lrk.train.arguments import DTYPES
 from lrk.train.nearest import require_one_of
 
@@ -58,6 +58,7 @@ class LongRopeArguments:
                 raise ValueError(f"{name} is missing")
         if self.device is None:
             self.device = default_device()
+        check_device(self.device)
         if self.target_length < 2:
             raise ValueError(f"target_length is {self.target_length}; it must be at least 2")
         if self.samples < 1:

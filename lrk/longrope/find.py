@@ -18,7 +18,8 @@ from transformers import (
 from lrk.atomic import write_text
 from lrk.env import environment
 from lrk.eval.haystack import read_essay
-from lrk.hf import SUPPORTED, patch
+from lrk.hf import patch
+from lrk.hf.architectures import check_supported
 from lrk.hf.patch import check_release
 from lrk.lock import locked
 from lrk.longrope.arguments import LongRopeArguments
@@ -35,6 +36,7 @@ from lrk.pretrained import (
     load_weights,
 )
 from lrk.recipe.fingerprint import tokenizer_fingerprint
+from lrk.train.reached_layers import reached_layers
 
 
 @dataclass(frozen=True)
@@ -134,14 +136,15 @@ def _find(
 
 def _config(arguments: LongRopeArguments) -> PretrainedConfig:
     config = load_auto(AutoConfig, "model", arguments.model, arguments.gguf_file)
-    if config.model_type not in SUPPORTED:
-        raise ValueError(
-            f"model {arguments.model!r} is of model type {config.model_type!r}; supported are "
-            f"{', '.join(SUPPORTED)}"
-        )
+    check_supported(config, f"model {arguments.model!r} is")
     check_release(config.model_type)
     check_config("model", arguments.model, config)
     Rope.of(config).space(arguments.target_length)
+    layers = reached_layers(config, config.max_position_embeddings)
+    if layers.reached == 0:
+        raise ValueError(
+            f"model {arguments.model!r} has nothing to search factors for: {layers.obstacle}"
+        )
     return config
 
 

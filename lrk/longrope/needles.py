@@ -63,7 +63,8 @@ def needle_samples(
     try:
         sizes = [each.size() for each in trials]
     except ValueError as error:
-        raise ValueError(f"target_length is {length}, with which {error}") from error
+        # It begins with the length.
+        raise ValueError(f"target_{error}") from error
     return [
         _sample(tokenizer, trials[index % len(trials)], sizes[index % len(trials)], index)
         for index in range(count)

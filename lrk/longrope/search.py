@@ -16,7 +16,14 @@ from lrk.longrope.needles import NeedleSample
 from lrk.longrope.space import Candidate, SearchSpace
 from lrk.longrope.trial import loss_with
 from lrk.longrope.trials import Trials
-from lrk.rope_scaling import ROPE_SCALINGS, RopeFactors, RopePlan, scaled_rope_parameters
+from lrk.rope_scaling import (
+    ROPE_SCALINGS,
+    RopeFactors,
+    RopePlan,
+    check_window,
+    original_window,
+    scaled_rope_parameters,
+)
 
 _FULL = "full_attention"
 
@@ -29,7 +36,7 @@ class Found:
         factors: the divisors, and what they were found for.
         critical: the practical critical dimension, an index of frequencies.
         theoretical: the theoretical one.
-        loss: of the needles, in nats a token.
+        loss: of the needles, in nats a token; the lowest of all trials on record.
         initial: the lowest loss of the first candidates, one factor for each critical dimension.
         trials: how many candidates were tried.
     """
@@ -80,16 +87,19 @@ class Rope(NamedTuple):
         """Of the layers with full attention, where sliding ones have RoPE parameters of their own.
 
         Of `dynamic` the frequencies up to the window are meant.
+
+        Raises:
+            ValueError: as `lrk.rope_scaling.check_window`.
         """
         kind = _stretched_kind(config)
+        check_window(config, kind)
         parameters = rope_parameters(config, kind)
         if parameters.get("rope_type") == "dynamic":
             parameters = parameters | {"rope_type": "default"}
         inv_freq = frequencies_of(config, parameters).inv_freq
         divisors = _pure(config, kind) / inv_freq
         window = config.max_position_embeddings
-        original = parameters.get("original_max_position_embeddings") or window
-        return cls(inv_freq, divisors, window, original)
+        return cls(inv_freq, divisors, window, original_window(config, kind))
 
     def space(self, target_length: int) -> SearchSpace:
         """What there is to search; raises as `SearchSpace.of`."""
@@ -147,14 +157,16 @@ def search_factors(
             progress.update(task, advance=1, description=f"lowest loss {lowest:.4f}")
             return found
 
-        best = evolution.best(space, loss)
+        evolution.best(space, loss)
+    # More may be on record than this evolution tried: one with fewer iterations takes nothing back.
+    best, lowest = trials.best()
     factors = rope.plan(best, target_length, attention_factor).factors
     assert factors is not None
     return Found(
         factors=factors,
         critical=best.critical,
         theoretical=space.highest,
-        loss=trials.loss(best, computed),
+        loss=lowest,
         initial=trials.lowest_of(space.highest - space.lowest + 1),
         trials=len(trials),
     )

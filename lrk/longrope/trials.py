@@ -43,6 +43,10 @@ class Trials:
             self._write()
         return self._losses[candidate]
 
+    def best(self) -> tuple[Candidate, float]:
+        """The candidate of the lowest loss of all that were ever tried, and this loss."""
+        return min(self._losses.items(), key=lambda item: item[1])
+
     def lowest_of(self, count: int) -> float:
         """The lowest loss of the first candidates that were tried."""
         return min(list(self._losses.values())[:count])

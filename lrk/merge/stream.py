@@ -1,6 +1,7 @@
 """The merge: a few blocks of tensors in memory, whatever the size of the models."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from lrk.merge.shard import StoredTensor, write_blocks, write_header
 from lrk.output_folder import check_output_dir
 from lrk.transformers_4 import make_readable
 from lrk.weight_index import INDEX
+
+logger = logging.getLogger(__name__)
 
 COPIED = (
     "added_tokens.json",
@@ -76,7 +79,9 @@ def merge(
             for pattern in COPIED:
                 for file in kept.folder.glob(pattern):
                     shutil.copyfile(file, folder / file.name)
-            make_readable(folder)
+            unseen = make_readable(folder)
+    if unseen:
+        logger.warning(unseen)
     return output
 
 

@@ -22,6 +22,7 @@ from lrk.hf import patch
 from lrk.hf.architectures import architecture_of
 from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.groups import layer_groups
+from lrk.hf.sinks import check_sinks
 from lrk.layer_kinds import PER_LAYER, layer_kinds
 from lrk.memory import checkpointing
 from lrk.memory.host_optimizer import HostOptimizer
@@ -110,8 +111,10 @@ def _check_model(config: PretrainedConfig, settings: Settings) -> None:
             f"gpu is 'cpu', and model type {name!r} has a softcap, whose scores an attention on a "
             "CPU forms in strips that are not planned: plan for a GPU"
         )
-    if settings.implementation == LRK and settings.attention != "sdpa":
-        return
+    if settings.implementation == LRK:
+        check_sinks(config, "attention", settings.attention)
+        if settings.attention != "sdpa":
+            return
     chosen = "attention" if settings.implementation == LRK else "implementation"
     said = f"{chosen} is {getattr(settings, chosen)!r}, which takes PyTorch's attention"
     if caps or not stock.causal_lm._supports_sdpa:  # type: ignore[attr-defined]

@@ -61,6 +61,11 @@ class WholeCheckpoints(Trainer):
     _staging: Path | None = None
     identity: Mapping[str, Any] = {}
 
+    @property
+    def writes_checkpoint(self) -> bool:
+        """Whether what is being saved is a checkpoint."""
+        return self._staging is not None
+
     def save_state_to(self, folder: Path, trial: Any = None) -> None:
         """Write weights, optimizer, scheduler, random states and step as a checkpoint `folder`.
 

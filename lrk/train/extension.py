@@ -12,7 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 def extend(
-    model: PreTrainedModel, target_length: int, plan: RopePlan = SCALED_THETA
+    model: PreTrainedModel,
+    target_length: int,
+    plan: RopePlan = SCALED_THETA,
+    may_have_been: bool = False,
 ) -> PreTrainedModel:
     """Give a model the RoPE and `max_position_embeddings` of a longer window, in place.
 
@@ -24,6 +27,8 @@ def extend(
         target_length: window in tokens. One that the model has already changes nothing, and a plan
             that is named for it is answered with a warning.
         plan: how RoPE is stretched.
+        may_have_been: whether an earlier stage of the run may have stretched the model; a plan that
+            changes nothing is as it should be then, and noted without a warning.
 
     Returns:
         `model` itself.
@@ -34,7 +39,8 @@ def extend(
     config = text_config(model.config)
     window = config.max_position_embeddings
     if plan != SCALED_THETA and plan.theta is None and target_length <= window:
-        logger.warning(
+        logger.log(
+            logging.INFO if may_have_been else logging.WARNING,
             "rope_scaling %r changes nothing: the model has a window of %s tokens already",
             plan.name,
             f"{window:,}",

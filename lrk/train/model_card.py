@@ -25,6 +25,7 @@ def model_card(
     history: Rows,
     base_model: str | None,
     new_distances: NewDistances | None = None,
+    stretches: bool = True,
 ) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
@@ -34,12 +35,13 @@ def model_card(
         history: what was logged, rows with a `step`.
         base_model: folder or hub name of what the run extends; in a stage that of the first one.
         new_distances: what the run trained beyond the window that it began with.
+        stretches: whether the run changed RoPE.
     """
     lines = [
         *_metadata(arguments.position_method, base_model),
         MARK,
         "",
-        *_how(arguments, config, history, base_model, new_distances),
+        *_how(arguments, config, history, base_model, new_distances, stretches),
         "",
         *_measured(arguments, history),
         "",
@@ -110,6 +112,7 @@ def _how(
     history: Rows,
     base_model: str | None,
     new_distances: NewDistances | None,
+    stretches: bool,
 ) -> Iterator[str]:
     base = base_model or "a model that the caller had at hand"
     start = arguments.model_name_or_path
@@ -143,7 +146,8 @@ def _how(
     yield f"| steps | {steps:,} |"
     yield f"| tokens in all | {steps * batch * arguments.train_length:,} |"
     yield f"| trained parameters | {trained} |"
-    yield f"| rope_scaling | {arguments.rope_scaling} |"
+    plan = arguments.rope_scaling if stretches else "none: the model's own"
+    yield f"| rope_scaling | {plan} |"
     yield f"| RoPE | {rope_description(config)} |"
 
 

@@ -64,6 +64,8 @@ class NewDistances:
         )
 
     def __str__(self) -> str:
+        if self.reach == self.window:
+            return f"none beyond the model's window of {self.window:,} is seen; {self.layers}"
         of_samples = "" if self.spreads == 1 else f" in the {self.spreads:.0%} of samples that skip"
         return (
             f"{self.new_pairs / self.pairs:.2%} of the pairs of tokens{of_samples} lie beyond the "

@@ -18,6 +18,7 @@ from lrk.hf.architectures import check_supported, sliding_window_of
 from lrk.hf.groups import check_groups
 from lrk.hf.patch import check_release
 from lrk.hf.sdpa import IMPLEMENTATION as SDPA
+from lrk.hf.sinks import check_sinks
 from lrk.memory.four_bits import forbid_repacking, nf4
 from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
 from lrk.rope_scaling import scaled_rope_parameters
@@ -49,12 +50,13 @@ def check_attention_fits(arguments: LrkTrainingArguments, config: PretrainedConf
     A window in tokens and one in positions are the same where no position lies beyond it.
 
     Raises:
-        ValueError: for weights that its kernels do not take, and with a sliding window for
-            positions that skip farther than it reaches, or with sdpa for longer samples.
+        ValueError: for sinks, for weights that its kernels do not take, and with a sliding window
+            for positions that skip farther than it reaches, or with sdpa for longer samples.
     """
     name = arguments.kernels[ATTENTION]
     if isinstance(name, bool):
         return
+    check_sinks(config, "kernels.attention", name)
     instead = "or leave kernels.attention true"
     dtype = stored_dtype(arguments, config)
     halves = dtype in flash_attention.DTYPES or arguments.bf16 or arguments.fp16

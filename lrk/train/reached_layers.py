@@ -62,13 +62,20 @@ class ReachedLayers:
     def check(self, position_method: str) -> None:
         """Raise `ValueError` if no layer is reached, so that positions that skip train nothing."""
         if self.reached == 0:
-            names = " and ".join(f"config.{SAID_BY[why]}" for why in self.missed)
             raise ValueError(
-                f"position_method {position_method!r} would train nothing: no layer of the model "
-                f"rotates by positions and sees beyond its window of {self.window:,} ({names}: "
-                f"{self.reasons}); take 'contiguous' and samples as long as the texts to come, or "
-                "a model with layers that do"
+                f"position_method {position_method!r} would train nothing: {self.obstacle}; take "
+                "'contiguous' and samples as long as the texts to come, or a model with layers "
+                "that do"
             )
+
+    @property
+    def obstacle(self) -> str:
+        """Of a model none of whose layers is reached: what keeps them, and where it is said."""
+        names = " and ".join(f"config.{SAID_BY[why]}" for why in self.missed)
+        return (
+            "no layer of the model rotates by positions and sees beyond its window of "
+            f"{self.window:,} ({names}: {self.reasons})"
+        )
 
     @property
     def warning(self) -> str | None:
@@ -76,9 +83,9 @@ class ReachedLayers:
         if not self.blind:
             return None
         return (
-            f"{_counted(self.blind)} of {self.layers} layers do not see positions, and are trained "
-            "for no more tokens than a sample has: samples of real length beyond the window reach "
-            "them, positions that skip do not"
+            f"layers that do not see positions (of {self.layers}: {_counted(self.blind)}) are "
+            "trained for no more tokens than a sample has: samples of real length beyond the "
+            "window reach them, positions that skip do not"
         )
 
 

@@ -54,8 +54,11 @@ def train(arguments: LrkTrainingArguments) -> LrkTrainer:
     return run(set_up(arguments))
 
 
-def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
+def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> LrkTrainer:
     """Load everything that the arguments name. Small things come first: errors show early.
+
+    Args:
+        base_model: in a stage, what the whole run begins with.
 
     Raises:
         ValueError: in one sentence, for anything that the arguments get wrong.
@@ -72,7 +75,8 @@ def set_up(arguments: LrkTrainingArguments) -> LrkTrainer:
     check_disk_space(arguments, config, steps_of(arguments, samples))
     placement, window = training_placement(arguments, tokenizer), config.max_position_embeddings
     new_distances = check_new_distances(samples, placement, arguments.target_length, window, config)
-    trainer = build_trainer(load_model(arguments), tokenizer, samples, arguments, evaluation)
+    model = load_model(arguments)
+    trainer = build_trainer(model, tokenizer, samples, arguments, evaluation, base_model)
     trainer.new_distances = new_distances
     return trainer
 
@@ -240,11 +244,15 @@ def build_trainer(
     samples: Samples | MixedSamples | SampleStream,
     arguments: LrkTrainingArguments,
     evaluation: Samples | None = None,
+    base_model: str | None = None,
 ) -> LrkTrainer:
     """Extend and patch a loaded model, add LoRA if asked, and make the trainer of the run.
 
     The model is changed in place: its RoPE, its config, its classes (`lrk.unpatch` undoes
     the last).
+
+    Args:
+        base_model: in a stage, what the whole run begins with; the model itself otherwise.
 
     Raises:
         ValueError: if the output folder holds another run, tokenizer or attention and model do not
@@ -257,7 +265,9 @@ def build_trainer(
     content = identity.content(model, samples) if arguments.process_index == 0 else {}
     if checkpoint is not None and content:
         identity.check_content(Path(checkpoint), content, arguments)
-    extend(model, arguments.target_length, rope_plan(arguments))
+    base_model = base_model or arguments.model_name_or_path
+    rope_before, goes_on = model.config.rope_parameters, base_model != arguments.model_name_or_path
+    extend(model, arguments.target_length, rope_plan(arguments), may_have_been=goes_on)
     tokenizer.model_max_length = model.config.max_position_embeddings
     check_savable(model, tokenizer, arguments)
     patch(model, **arguments.kernels, tile_tokens=arguments.tile_tokens)
@@ -266,7 +276,8 @@ def build_trainer(
     trained = add_lora(model, arguments) if arguments.lora_rank else model
     settings = identity.settings(arguments)
     trainer = LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
-    trainer.checkpoint = checkpoint
+    trainer.base_model, trainer.checkpoint = base_model, checkpoint
+    trainer.stretches = model.config.rope_parameters != rope_before
     trainer.identity = {**settings, **content}
     return trainer
 

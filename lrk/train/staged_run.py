@@ -191,10 +191,9 @@ def _run_stages(staged: StagedRun) -> str:
 
 def _train(staged: StagedRun, stage: Stage) -> Losses:
     try:
-        trainer = set_up(_training_arguments(staged, stage))
+        trainer = set_up(_training_arguments(staged, stage), staged.model)
     except ValueError as error:
         raise ValueError(f"stage {stage.name!r}: {error}") from error
-    trainer.base_model = staged.model
     return _losses(run(trainer))
 
 

@@ -1,5 +1,6 @@
 """The trainer: that of transformers, fed with samples whose positions are drawn as it goes."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memor
 from lrk.train.token_loss import WeightedTokens
 from lrk.transformers_4 import make_readable
 
+logger = logging.getLogger(__name__)
+
 
 class LrkTrainer(WeightedTokens, LeanSteps):
     """`transformers.Trainer` on `Samples` or a `SampleStream`.
@@ -51,6 +54,8 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         base_model: that the model card names; a stage starts from another one than the whole run.
         checkpoint: that the run goes on from, or None.
         new_distances: what is trained beyond the model's window, for the model card.
+        stretches: whether the run changed the RoPE of the model that it began with, for the model
+            card too.
 
     `callbacks` beside the trainer's own can be added with `add_callback`.
     """
@@ -70,6 +75,7 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         self.base_model = arguments.model_name_or_path
         self.checkpoint: str | None = None
         self.new_distances: NewDistances | None = None
+        self.stretches = True
         metrics = Path(arguments.output_dir or "") / METRICS_FILE
         super().__init__(
             model=model,
@@ -112,10 +118,13 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The model and the tokenizer, of a checkpoint too, so that transformers 4 reads them."""
+        """The model and the tokenizer; so that transformers 4 reads them, where this is no
+        checkpoint."""
         super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            make_readable(Path(output_dir or self.args.output_dir or ""))
+        if self.args.should_save and not self.writes_checkpoint:
+            unseen = make_readable(Path(output_dir or self.args.output_dir or ""))
+            if unseen:
+                logger.warning(unseen)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write README.md, unless somebody else wrote the one that is there.
@@ -127,9 +136,10 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         if self.is_world_process_zero() and is_ours:
             config = self.accelerator.unwrap_model(self.model).config
             history = self.state.log_history
-            write_text(
-                path, model_card(self.args, config, history, self.base_model, self.new_distances)
+            card = model_card(
+                self.args, config, history, self.base_model, self.new_distances, self.stretches
             )
+            write_text(path, card)
 
 
 def training_placement(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
 from lrk.data.command import main
 from lrk.lock import locked
@@ -65,13 +65,18 @@ def test_factors_are_found_and_more_iterations_go_on(words, tmp_path, capsys, mo
     ("changes", "message"),
     [
         ("--target_length 64", "target_length is 64; it must be more than the 64 positions"),
-        ("--target_length 100", "target_length is 100, with which length 100 is too short"),
+        (
+            "--target_length 100",
+            "target_length 100 is too short for task rope: its shortest prompt has",
+        ),
         ("--samples 0", "samples is 0; it must be at least 1"),
         ("--population 2", "population is 2; it must be at least 4"),
         ("--attention_factor inf", "attention_factor is inf; it must be positive and finite"),
         ("--dtype float99", "dtype 'float99' is unknown"),
         ("--haystack none.txt", "haystack 'none.txt' does not exist"),
         ("--model ./none", "model './none' does not exist"),
+        ("--device abacus", "device 'abacus' is unknown to torch"),
+        ("--device meta", "device 'meta' is not there; this machine has "),
         ("--samples many", "argument --samples: invalid int value: 'many'"),
     ],
 )
@@ -88,6 +93,25 @@ def test_a_model_that_is_not_supported(words, tmp_path, capsys):
     GPT2Config(n_layer=1).save_pretrained(tmp_path / "gpt2")
     assert main([*words, "--model", str(tmp_path / "gpt2")]) == 2
     assert "is of model type 'gpt2'; supported are " in capsys.readouterr().err
+
+
+def test_what_a_model_is_not_searched_for(words, folder, tmp_path, capsys):
+    config = json.loads((folder / "config.json").read_text())
+
+    def refused(**changes):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "config.json").write_text(json.dumps(config | changes))
+        assert main([*words, "--model", str(tmp_path / "other")]) == 2
+        return capsys.readouterr().err
+
+    assert "search factors for: no layer of the model rotates by positions and sees beyond" in (
+        refused(model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=64)
+    )
+    left = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    rope = config["rope_parameters"] | left
+    assert "is 64, but the model's yarn reaches 256 tokens" in refused(rope_parameters=rope)
+    mistral3 = AutoConfig.for_model("mistral3").to_dict()
+    assert "of several modalities: save its text model by itself" in refused(**mistral3)
 
 
 def test_a_folder_of_another_search(words, folder, tmp_path, capsys):

@@ -56,6 +56,15 @@ def test_what_is_found_is_the_best_that_was_tried(model, samples, tmp_path):
     assert found.factors.original_max_position_embeddings == 16
 
 
+def test_fewer_iterations_take_nothing_back(model, samples, tmp_path):
+    file = tmp_path / "trials.json"
+    Trials(file).loss(Candidate(3, (4.5,) * 5), lambda candidate: 0.0)  # better than any
+    few = Evolution(population=4, iterations=0, seed=5)
+    found = search_factors(model, samples, 40, few, Trials(file))
+    assert (found.loss, found.critical) == (0.0, 3)
+    assert found.factors.long_factor[3:] == (4.5,) * 5
+
+
 def test_plans_are_compared_as_they_are_and_with_the_same_attention(model, samples, tmp_path):
     found = search_factors(model, samples, 40, EVOLUTION, Trials(tmp_path / "trials.json"))
     losses = losses_by_plan(model, samples, found)

@@ -22,6 +22,7 @@ def test_losses_are_kept(tmp_path):
     assert len(again) == 2
     assert (again.loss(ONE, never), again.loss(OTHER, never)) == (1 / 3, 0.25)
     assert (again.lowest_of(1), again.lowest_of(2)) == (1 / 3, 0.25)
+    assert again.best() == (OTHER, 0.25)
 
 
 def test_a_trial_that_fails_is_not_kept(tmp_path):

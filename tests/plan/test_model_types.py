@@ -119,6 +119,8 @@ def test_products_of_experts():
         ("mistral", {"attention": "sdpa"}, "attention is 'sdpa', which takes PyTorch's attention"),
         ("gemma2", {"attention": "sdpa"}, "model type 'gemma2' has a softcap or sinks, and that"),
         ("gpt_oss", {"implementation": STOCK}, "model type 'gpt_oss' has a softcap or sinks"),
+        ("gpt_oss", {"attention": "sdpa"}, "attention is 'sdpa', which has no sinks, and model"),
+        ("gpt_oss", {"attention": "flash_attention_2"}, "'flash_attention_2', which has no sinks"),
     ],
 )
 def test_what_would_be_counted_wrongly_is_refused(model_type, changes, sentence):

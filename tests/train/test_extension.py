@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from transformers import (
@@ -85,6 +87,9 @@ def test_a_plan_that_changes_nothing_is_named(caplog):
     extend(tiny(), 64)
     extend(tiny(), 64, RopePlan(theta=1e6))
     assert not caplog.records
+    with caplog.at_level(logging.INFO):
+        extend(tiny(), 64, RopePlan("yarn"), may_have_been=True)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
 
 
 def test_the_text_part_of_a_model_that_sees_is_extended():
@@ -180,9 +185,11 @@ def test_llama3_keeps_its_original_window():
     assert model.config.max_position_embeddings == 256
 
 
-@pytest.mark.parametrize("rope_type", ["dynamic", "yarn"])
-def test_types_whose_frequencies_follow_the_window_become_static(rope_type):
-    model = extend(tiny(rope_type=rope_type, factor=2.0), 256)
+@pytest.mark.parametrize(
+    ("rope_type", "said"), [("dynamic", {}), ("yarn", {"original_max_position_embeddings": 32})]
+)
+def test_types_whose_frequencies_follow_the_window_become_static(rope_type, said):
+    model = extend(tiny(rope_type=rope_type, factor=2.0, **said), 256)
     kept = "default" if rope_type == "dynamic" else "longrope"
     assert model.config.rope_parameters["rope_type"] == kept
     positions = torch.arange(10)[None]

@@ -153,7 +153,7 @@ def test_layers_that_do_not_see_positions_are_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         found = check_new_distances(Fixed([[21]]), Placement(60, "pose"), 60, 24, smollm3)
     assert found.layers.missed == {NO_ROPE: 2}
-    assert "2 without RoPE of 8 layers do not see positions, and are trained for no more" in (
+    assert "layers that do not see positions (of 8: 2 without RoPE) are trained for no more" in (
         caplog.text
     )
     assert str(found).endswith("; 6 of 8 layers are reached; 2 without RoPE")
@@ -179,6 +179,10 @@ def test_a_run_that_reaches_no_layer_is_refused():
     contiguous = Placement(60, "contiguous")
     found = check_new_distances(Fixed([[50]]), contiguous, 60, 24, mistral)
     assert (found.new_pairs, found.distances) == (0, 0)
+    assert str(found) == (
+        "none beyond the model's window of 24 is seen; 0 of 3 layers are reached; 3 with a sliding "
+        "window"
+    )
     blind = AutoConfig.for_model("smollm3", num_hidden_layers=2, no_rope_layers=[0, 0])
     with pytest.raises(ValueError, match=r"\(config.no_rope_layers: 2 without RoPE\)"):
         check_new_distances(Fixed([[21]]), Placement(60, "pose"), 60, 24, blind)

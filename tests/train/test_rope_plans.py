@@ -1,12 +1,13 @@
 """A run stretches RoPE by the plan that it names, and says so wherever a run says what it does."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from lrk.frequencies import rope_frequencies
 from lrk.rope_scaling import RopePlan, scaled_rope_parameters
@@ -14,6 +15,7 @@ from lrk.train import train
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.dry_run import dry_run
 from lrk.train.session import set_up
+from tests.train.test_reached_layers import tiny
 
 # The model rotates 8 dimensions, and its window is 64 tokens.
 CRITICAL = {"rope_scaling": "ntk", "rope_critical_dimension": 1}
@@ -123,3 +125,47 @@ def test_other_factors_in_the_same_file_are_refused(arguments, longrope):
     Path(longrope["rope_factors"]).write_text(json.dumps({"long_factor": [1, 2, 4, 5]}))
     with pytest.raises(ValueError, match="is of a run with content of rope_factors '"):
         set_up(arguments(**saving))
+
+
+@pytest.mark.parametrize("name", ["yarn", "llama3", "cope"])
+def test_a_resumed_run_ends_with_the_same_weights(arguments, tokenizer, tmp_path, name):
+    """The trainer of transformers reads the config of a checkpoint in a way of its own."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = Qwen3Config(**sizes, **heads, max_position_embeddings=64, eos_token_id=0)
+    Qwen3ForCausalLM(config).save_pretrained(tmp_path / "qwen3")
+    tokenizer.save_pretrained(tmp_path / "qwen3")
+    options = {"model_name_or_path": str(tmp_path / "qwen3"), "rope_scaling": name}
+    options |= {"save_strategy": "steps", "save_steps": 1}
+    straight = train(arguments(**options)).model.state_dict()
+    straight = {key: value.clone() for key, value in straight.items()}
+    folder = Path(arguments().output_dir)
+    shutil.rmtree(folder / "checkpoint-2")
+    resumed = train(arguments(**options, resume_from_checkpoint="true"))
+    assert resumed.state.global_step == 2
+    for key, value in resumed.model.state_dict().items():
+        assert torch.equal(value, straight[key]), key
+    assert json.loads((folder / "config.json").read_text())["rope_scaling"]
+
+
+def test_what_a_stage_finds_stretched_already_is_no_warning(arguments, caplog):
+    options = {"target_length": 64, "position_method": "contiguous", "rope_scaling": "yarn"}
+    assert not set_up(arguments(**options), base_model="another").stretches
+    assert "changes nothing" not in caplog.text
+    trainer = set_up(arguments(**options))
+    assert "rope_scaling 'yarn' changes nothing" in caplog.text
+    trainer.create_model_card()
+    card = (Path(trainer.args.output_dir) / "README.md").read_text()
+    assert "| rope_scaling | none: the model's own |\n| RoPE | default, base 10,000 |" in card
+
+
+def test_a_model_that_transformers_4_loses_is_warned_about_once(
+    arguments, tokenizer, tmp_path, caplog
+):
+    gemma = tiny("gemma3_text", vocab_size=320, max_position_embeddings=64, sliding_window=16)
+    AutoModelForCausalLM.from_config(gemma).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    train(arguments(model_name_or_path=str(tmp_path / "gemma"), **saving))
+    assert caplog.text.count("transformers 4 does not see the RoPE of this model") == 1

@@ -13,7 +13,13 @@ import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 import lrk
 from lrk.positions import scaled_rope_theta
@@ -114,9 +120,8 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path, stop, lor
             dataloader_num_workers=1,
         )
     )
-    if not lora_rank:
-        saved = json.loads((checkpoint / "config.json").read_text())
-        assert saved["rope_theta"] == saved["rope_parameters"]["rope_theta"] > 10_000
+    saved = json.loads((tmp_path / "resumed" / "config.json").read_text())
+    assert saved["rope_theta"] == saved["rope_parameters"]["rope_theta"] > 10_000
     assert_same_weights(weights(straight), weights(resumed))
     rows = [row for row in read_metrics(tmp_path / "resumed" / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -267,6 +272,15 @@ def test_a_window_of_positions_shows_before_the_weights_are_read(
             set_up(made)
     lrk_runs = windowed(True, **changes)
     check_attention_fits(lrk_runs, load_config(lrk_runs))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_sinks_show_before_the_weights_are_read(arguments, attention):
+    config = AutoConfig.for_model("gpt_oss", sliding_window=None)
+    made = arguments(kernels={"attention": attention}, pack=False, position_method="contiguous")
+    with pytest.raises(ValueError, match=f"kernels.attention is '{attention}', which has no sinks"):
+        check_attention_fits(made, config)
+    check_attention_fits(arguments(), config)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
