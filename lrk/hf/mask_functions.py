@@ -22,21 +22,21 @@ _SAID_TO_THE_ATTENTION = {
     # refused by `lrk_attention`.
     "packed_sequence_mask_function",
 }
+_OR = "or_mask"  # what or_masks makes; nothing that lrk's attention obeys has that name
 _COMPOSING = {"and_masks", "remap_positions_for_packed_sequence"}
 
 
 def check_mask_function(mask_function: MaskFunction) -> None:
     """Raise `ValueError` for a mask that the lrk attention would not obey.
 
-    Compiled, it looks at the outermost function alone: one that is made while a graph is traced has
-    no inside yet, and one that is not made there is known by itself.
+    Compiled, it knows no more than the name of the outermost function: one that is made while a
+    graph is traced has no inside yet.
     """
     if mask_function is masking_utils.causal_mask_function or is_bidirectional(mask_function):
         return
     if torch.compiler.is_compiling():
-        made_by = mask_function.__qualname__.split(".")[0]
-        if made_by not in _SAID_TO_THE_ATTENTION and made_by not in _COMPOSING:
-            raise _refusal(made_by)
+        if mask_function.__name__ == _OR:
+            raise _refusal("or_masks")
         return
     for made_by in _parts(mask_function):
         if made_by not in _SAID_TO_THE_ATTENTION:

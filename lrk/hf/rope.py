@@ -9,6 +9,7 @@ layers that do not rotate) stays its own.
 """
 
 import inspect
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple
 
@@ -33,7 +34,7 @@ from lrk.hf.stock_forward import global_of, rebound
 from lrk.kernels.rope import phase_increments, rope
 
 ROTATION = "apply_rotary_pos_emb"
-_ARGUMENTS = ("q", "k", "cos", "sin", "unsqueeze_dim")
+_ARGUMENTS = ("q", "k", "cos", "sin")
 
 
 class Frequencies(NamedTuple):
@@ -211,8 +212,8 @@ def is_interleaved(stock: type[Any]) -> bool:
     Told by a quarter turn of (1, 2, 3, 4). Cosines and sines come as R numbers, or as R/2.
     """
     rotation = global_of(stock, ROTATION)
-    if tuple(inspect.signature(rotation).parameters)[:5] != _ARGUMENTS:
-        raise _unlike(stock, f"takes other arguments than {', '.join(_ARGUMENTS)}")
+    if not _takes_as_known(rotation):
+        raise _unlike(stock, f"takes other arguments than {', '.join(_ARGUMENTS)}, unsqueeze_dim")
     x = torch.arange(1.0, 5.0, device="cpu").view(1, 1, 1, 4)
     for width in (4, 2):
         zeros, ones = (torch.full((1, 1, width), value, device="cpu") for value in (0.0, 1.0))
@@ -225,6 +226,13 @@ def is_interleaved(stock: type[Any]) -> bool:
         if turned == [-3, -4, 1, 2]:
             return False
     raise _unlike(stock, "turns neither dimension j with j + R/2 nor 2 j with 2 j + 1")
+
+
+def _takes_as_known(rotation: Callable[..., Any]) -> bool:
+    parameters = list(inspect.signature(rotation).parameters.values())
+    by_place = [each.name for each in parameters[:4] if each.kind is each.POSITIONAL_OR_KEYWORD]
+    others = {each.name: each.default is not each.empty for each in parameters[4:]}
+    return tuple(by_place) == _ARGUMENTS and "unsqueeze_dim" in others and all(others.values())
 
 
 def _unlike(stock: type[Any], what: str) -> ValueError:

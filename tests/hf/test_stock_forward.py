@@ -130,7 +130,9 @@ def test_a_forward_that_reads_more_is_refused():
         global_of(Scaled, ROTATION)
 
 
-@pytest.mark.parametrize("arguments", ["x, cos, sin, unsqueeze_dim", "q, k, *, cos, sin, dim"])
+@pytest.mark.parametrize(
+    "arguments", ["x, cos, sin, unsqueeze_dim", "q, k, *, cos, sin, unsqueeze_dim"]
+)
 def test_a_rotation_with_other_arguments_is_refused(arguments, monkeypatch):
     monkeypatch.setattr(modeling_llama, ROTATION, eval(f"lambda {arguments}: None"))
     with pytest.raises(ValueError, match="takes other arguments than q, k, cos, sin, un"):
