@@ -1,15 +1,15 @@
 """Which layers new distances reach: what configs say, and what patched models do."""
 
-import inspect
 import logging
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, PretrainedConfig
-from transformers.models.ministral3.modeling_ministral3 import Ministral3Attention
 
 from lrk.hf import SUPPORTED, patch
+from lrk.hf.architectures import architecture_of_type, sliding_window_of
+from lrk.hf.stock_forward import hands_on
 from lrk.layer_kinds import layer_kinds, period
 from lrk.recipe import Placement
 from lrk.train.dry_run import dry_run
@@ -124,19 +124,14 @@ def changed_layers(config: PretrainedConfig) -> list[bool]:
     ]
 
 
-def _hands_positions_on() -> bool:
-    """Whether the attention function of Ministral 3 is told the positions."""
-    return "position_ids=position_ids" in inspect.getsource(Ministral3Attention.forward)
-
-
 @pytest.mark.parametrize("sliding_window", [KNOWN, 40])
 @pytest.mark.parametrize("model_type", SUPPORTED)
-def test_the_config_says_what_the_patched_model_does(model_type, sliding_window, request):
+def test_the_config_says_what_the_patched_model_does(model_type, sliding_window):
     """A sliding window of 16 hides what is new in a model of 16 positions, one of 40 does not."""
-    if model_type == "ministral3" and sliding_window == KNOWN and not _hands_positions_on():
-        why = "this transformers' Ministral3Attention hands no positions on: windows count tokens"
-        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
     config = tiny(model_type, sliding_window=sliding_window)
+    attention = architecture_of_type(model_type).attention
+    if sliding_window_of(config) is not None and not hands_on(attention, "position_ids"):
+        pytest.skip("this transformers keeps positions from the attention: the patch is refused")
     layers = reached_layers(config, KNOWN)
     changed = changed_layers(config)
     assert sum(changed) == layers.reached
