@@ -26,7 +26,7 @@ environments:
 
 `make test`, `make test-oldest` and `make test-gpu-stack` make the first three again, from the
 versions in `constraints/`, and run all tests there; the second holds the lower end of every range
-in `pyproject.toml`, the third is what machines with a GPU have. The last are upper ends.
+in `pyproject.toml`, the third is what machines with a GPU have. Others hold upper ends.
 `python -m lrk.env` says what of an installation lies outside of the ranges, and whether generation
 is right in it.
 
