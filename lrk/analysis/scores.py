@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lrk.hf.logit_scale import logit_scale
-from lrk.kernels.cross_entropy import token_logprobs
+from lrk.hf.logit_scale import label_logprobs
 
 
 @torch.no_grad()
@@ -31,15 +30,5 @@ def token_logits(
     tokens = input_ids.to(model.device)
     placed = {} if position_ids is None else {"position_ids": position_ids.to(model.device)[None]}
     hidden = model.base_model(tokens[None], use_cache=False, **placed)[0][0, :-1]
-    head = model.get_output_embeddings()
-    labels = tokens[1:].to(head.weight.device)
-    scale, bias = logit_scale(model), getattr(head, "bias", None)
-    scores = token_logprobs(
-        scale.divided(hidden.to(head.weight.device)),
-        head.weight,
-        labels,
-        bias=None if bias is None else scale.divided(bias),
-        ignore_index=None,
-        softcap=scale.softcap,
-    ).label_logit
+    scores = label_logprobs(model, hidden, tokens[1:]).label_logit
     return torch.nn.functional.pad(scores.float(), (1, 0), value=math.nan).cpu()

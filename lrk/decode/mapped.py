@@ -16,14 +16,9 @@ from lrk.decode.attention import mapped_attention
 from lrk.decode.documents import Document, check_contiguous, documents
 from lrk.decode.position_maps import DualChunk, PositionMap, SelfExtend, String
 from lrk.decode.swapped import swapped
-from lrk.hf.attention import (
-    BACKEND,
-    boundaries_of,
-    check_arguments,
-    check_seq_idx,
-    warn_of_weights,
-)
+from lrk.hf.attention import BACKEND, check_arguments, check_seq_idx, warn_of_weights
 from lrk.hf.cache_name import either_cache_name, update
+from lrk.hf.document_boundaries import boundaries_of
 from lrk.hf.rope import ROTATION, LrkAttention, PositionEmbeddings, is_interleaved
 from lrk.hf.signatures import check_signature
 from lrk.hf.stock_forward import check_names

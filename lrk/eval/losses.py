@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lrk.hf.logit_scale import logit_scale
-from lrk.kernels.cross_entropy import token_logprobs
+from lrk.hf.logit_scale import label_logprobs
 
 # Tokens on which `check_head` compares.
 _CHECKED_TOKENS = 16
@@ -73,9 +72,10 @@ def token_losses(
     for start, first, stop in windows(length, window, stride):
         tokens = input_ids[start:stop].to(model.device)
         hidden = model.base_model(tokens[None], use_cache=False)[0][0]
-        losses[first:stop] = -_logprobs(
+        scores = label_logprobs(
             model, hidden[first - 1 - start : stop - 1 - start], tokens[first - start :]
-        ).cpu()
+        )
+        losses[first:stop] = -scores.logprob.cpu()
     wrong = (~losses[1:].isfinite()).nonzero()
     if len(wrong):
         raise ValueError(
@@ -98,26 +98,12 @@ def check_head(model: PreTrainedModel, input_ids: Tensor) -> None:
     logits = model(tokens[None], use_cache=False).logits[0, :-1].float()
     stock = logits.log_softmax(-1).gather(-1, tokens[1:, None].to(logits.device))[:, 0]
     hidden = model.base_model(tokens[None], use_cache=False)[0][0]
-    ours = _logprobs(model, hidden[:-1], tokens[1:]).to(stock.device)
+    ours = label_logprobs(model, hidden[:-1], tokens[1:]).logprob.to(stock.device)
     if (ours - stock).abs().max() > 0.02 * logits.abs().max() + 1e-3:
         raise ValueError(
             f"model is a {type(model).__name__}, whose logits are not its last hidden states times "
             "its output embedding; losses cannot be computed without them"
         )
-
-
-def _logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
-    head = model.get_output_embeddings()
-    hidden, bias = hidden.to(head.weight.device), getattr(head, "bias", None)
-    scale = logit_scale(model)
-    return token_logprobs(
-        scale.divided(hidden),
-        head.weight,
-        labels.to(hidden.device),
-        bias=None if bias is None else scale.divided(bias),
-        ignore_index=None,
-        softcap=scale.softcap,
-    ).logprob
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _unsupported(config: Any) -> str:
             f"{model_type!r}, of several modalities: save its text model by itself, which is of "
             f"the supported type {text.model_type!r}"
         )
-    reason = REASONS.get(str(text.model_type if text is not config else model_type))
+    reason = REASONS.get(getattr(text, "model_type", None) or "")
     return f"{model_type!r}; {reason or 'supported are ' + ', '.join(SUPPORTED)}"
 
 

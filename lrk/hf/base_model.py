@@ -16,9 +16,10 @@ from transformers import Cache, PretrainedConfig
 
 from lrk.hf import flash_attention
 from lrk.hf.architectures import sliding_window_of
-from lrk.hf.attention import BACKEND, POSITIONS_RESTART, check_padding, real_tokens
+from lrk.hf.attention import BACKEND, POSITIONS_RESTART
 from lrk.hf.backends import OURS, name_of
 from lrk.hf.cache_name import either_cache_name, named_cache
+from lrk.hf.document_boundaries import check_padding, real_tokens
 from lrk.hf.signatures import check_signature
 
 

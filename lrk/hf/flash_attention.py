@@ -22,11 +22,8 @@ from transformers import modeling_flash_attention_utils as integration
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lrk.hf.attention import (
-    check_patched,
-    document_boundaries,
-    understood,
-)
+from lrk.hf.attention import check_patched, understood
+from lrk.hf.document_boundaries import document_boundaries
 from lrk.kernels.attention.mask import a_document_a_row
 
 PACKAGES = {

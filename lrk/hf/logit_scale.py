@@ -8,10 +8,11 @@ from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from lrk.hf.mixed import stock_class
 from lrk.hf.stock_forward import names_read
+from lrk.kernels.cross_entropy import TokenLogprobs, token_logprobs
 
 SOFTCAP, DIVISOR = "final_logit_softcapping", "logits_scaling"
 
@@ -47,3 +48,21 @@ def logit_scale_of(config: PretrainedConfig, names: Collection[str]) -> LogitSca
         getattr(config, name) if name in names else None for name in (DIVISOR, SOFTCAP)
     )
     return LogitScale(divisor, softcap)
+
+
+def label_logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> TokenLogprobs:
+    """`token_logprobs` of a causal language model, without its logits.
+
+    Args:
+        hidden: (T, H) last hidden states. labels: (T,) what follows each.
+    """
+    head, scale = model.get_output_embeddings(), logit_scale(model)
+    bias = getattr(head, "bias", None)
+    return token_logprobs(
+        scale.divided(hidden.to(head.weight.device)),
+        head.weight,
+        labels.to(head.weight.device),
+        bias=None if bias is None else scale.divided(bias),
+        ignore_index=None,
+        softcap=scale.softcap,
+    )

@@ -15,12 +15,8 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lrk.hf.attention import (
-    Asked,
-    check_patched,
-    document_boundaries,
-    understood,
-)
+from lrk.hf.attention import Asked, check_patched, understood
+from lrk.hf.document_boundaries import document_boundaries
 from lrk.hf.flash_attention import check_query
 from lrk.kernels.attention.mask import a_document_a_row
 

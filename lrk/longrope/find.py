@@ -23,7 +23,6 @@ from lrk.hf.architectures import check_supported
 from lrk.hf.patch import check_release
 from lrk.lock import locked
 from lrk.longrope.arguments import LongRopeArguments
-from lrk.longrope.folder import FACTORS, TRIALS, begin, check_folder, clear
 from lrk.longrope.needles import NeedleSample, fingerprint, needle_samples
 from lrk.longrope.search import Found, Rope, losses_by_plan, search_factors
 from lrk.longrope.trials import Trials
@@ -36,7 +35,10 @@ from lrk.pretrained import (
     load_weights,
 )
 from lrk.recipe.fingerprint import tokenizer_fingerprint
+from lrk.settings_folder import SettingsFolder
 from lrk.train.reached_layers import reached_layers
+
+FACTORS, TRIALS = "rope_factors.json", "trials.json"
 
 
 @dataclass(frozen=True)
@@ -101,24 +103,25 @@ def _find(
     samples: list[NeedleSample],
     held_out: list[NeedleSample],
 ) -> Result:
-    folder, start = Path(arguments.output_dir), time.perf_counter()
-    clear(folder, arguments.overwrite_output_dir)
+    start = time.perf_counter()
+    folder = SettingsFolder(Path(arguments.output_dir), (FACTORS, TRIALS), "a search")
+    folder.clear(arguments.overwrite_output_dir)
     settings = arguments.identity() | {
         "tokens": fingerprint(samples),
         "tokenizer": tokenizer_fingerprint(tokenizer),
         "window": config.max_position_embeddings,
         "rope_parameters": config.rope_parameters,
     }
-    check_folder(folder, settings)
+    folder.check(settings)
     model = _model(arguments)
     settings["weights"] = fingerprint_weights(model)
-    begin(folder, settings)
+    folder.begin(settings)
     found = search_factors(
         model,
         samples,
         arguments.target_length,
         arguments.evolution(),
-        Trials(folder / TRIALS),
+        Trials(folder.path / TRIALS),
         arguments.attention_factor,
     )
     losses = losses_by_plan(model, held_out, found)
@@ -130,8 +133,9 @@ def _find(
         "seconds": time.perf_counter() - start,
         "environment": environment(sys.argv),
     }
-    write_text(folder / FACTORS, json.dumps(factors, indent=1, ensure_ascii=False) + "\n")
-    return Result(folder / FACTORS, found, losses)
+    file = folder.path / FACTORS
+    write_text(file, json.dumps(factors, indent=1, ensure_ascii=False) + "\n")
+    return Result(file, found, losses)
 
 
 def _config(arguments: LongRopeArguments) -> PretrainedConfig:

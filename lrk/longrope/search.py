@@ -16,9 +16,9 @@ from lrk.longrope.needles import NeedleSample
 from lrk.longrope.space import Candidate, SearchSpace
 from lrk.longrope.trial import loss_with
 from lrk.longrope.trials import Trials
+from lrk.rope_factors import RopeFactors
 from lrk.rope_scaling import (
     ROPE_SCALINGS,
-    RopeFactors,
     RopePlan,
     check_window,
     original_window,

@@ -8,7 +8,8 @@ from torch import Generator, Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lrk
-from lrk.rope_scaling import RopeFactors, RopePlan
+from lrk.rope_factors import RopeFactors
+from lrk.rope_scaling import RopePlan
 from lrk.train.extension import extend
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.task import VOCAB, Batch, cycles, quotes, segment_lengths

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from lrk.atomic import atomic_folder, write_text
 from lrk.eval.decoding import decoding_block
-from lrk.rope_scaling import read_rope_factors
+from lrk.rope_factors import read_rope_factors
 from studies.proof.factors import FACTORS
 from studies.proof.methods import TARGET, WINDOW, Method
 from studies.proof.model import EXTENSION_STEPS, TOKENS_PER_STEP, extended, measured, pretrained

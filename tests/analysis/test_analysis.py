@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lrk import atomic
+from lrk import atomic, settings_folder
 from lrk.analysis import AnalysisArguments, analyze, computed
 from lrk.analysis import analysis as module
 from lrk.analysis import folder as module_of_folder
@@ -125,7 +125,7 @@ def test_an_overwriting_that_is_killed_never_leaves_a_table_of_the_old_model(
     old = analyze(arguments()).folder
     right = contents(analyze(arguments(extended=other, output_dir=str(tmp_path / "right"))).folder)
     assert right != contents(old)
-    for stop in range(len(module_of_folder._FILES) + 1):
+    for stop in range(len(module_of_folder._NAMES) + 2):  # and the settings
         killed = shutil.copytree(old, tmp_path / f"killed-{stop}")
         calls = itertools.count()
 
@@ -134,7 +134,7 @@ def test_an_overwriting_that_is_killed_never_leaves_a_table_of_the_old_model(
                 raise KeyboardInterrupt
             return atomic.remove(path)
 
-        monkeypatch.setattr(module_of_folder, "remove", remove)
+        monkeypatch.setattr(settings_folder, "remove", remove)
         again = arguments(extended=other, output_dir=str(killed))
         with pytest.raises(KeyboardInterrupt) if stop < 8 else nullcontext():
             analyze(replace(again, overwrite_output_dir=True))

@@ -18,7 +18,7 @@ from transformers import (
 
 import lrk
 from lrk.hf import attention as backend
-from lrk.hf.attention import document_boundaries
+from lrk.hf.document_boundaries import document_boundaries
 from lrk.hf.mask_functions import check_mask_function
 
 VOCABULARY = 61

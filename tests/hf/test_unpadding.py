@@ -8,8 +8,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 import lrk
 from lrk.decode import self_extend
-from lrk.hf.attention import document_boundaries
 from lrk.hf.cache_name import cache_of, named_cache
+from lrk.hf.document_boundaries import document_boundaries
 from lrk.hf.unpadding import Unpadding, is_marks, marks
 from lrk.kernels.attention import attention, attention_triton
 

@@ -13,7 +13,7 @@ from lrk.data.command import main
 from lrk.lock import locked
 from lrk.longrope import trial
 from lrk.longrope.arguments import LongRopeArguments
-from lrk.rope_scaling import read_rope_factors
+from lrk.rope_factors import read_rope_factors
 from studies.tiny import write_model
 
 

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import lrk
 from lrk.frequencies import rope_frequencies
+from lrk.hf.canary import tiny_config, tiny_model
 from lrk.longrope import search as module
 from lrk.longrope.evolution import Evolution
 from lrk.longrope.needles import needle_loss
@@ -140,25 +141,19 @@ def test_dynamic_is_as_up_to_its_window():
 
 
 def test_of_layers_with_their_own_parameters_the_full_ones_are_searched(samples):
-    config = Gemma3TextConfig(
+    config = tiny_config(
+        "gemma3_text",
         vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
         num_hidden_layers=6,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
+        layer_types=None,
         sliding_window=8,
         max_position_embeddings=16,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=0,
     )
     rope = Rope.of(config)
     assert torch.equal(rope.inv_freq, rope_frequencies(config, "full_attention").inv_freq)
     assert not torch.equal(rope.inv_freq, rope_frequencies(config, "sliding_attention").inv_freq)
     torch.manual_seed(0)
-    model = lrk.patch(AutoModelForCausalLM.from_config(config).eval())
+    model = lrk.patch(tiny_model(config).eval())
     before, loss = model.config.to_dict(), needle_loss(model, samples)
     with extended(model, 40, rope.plan(Candidate(3, (3.0,) * 5), 40, None)):
         inside = model.config.rope_parameters

@@ -8,7 +8,7 @@ import torch
 from lrk.decode.contrast import ContrastedForCausalLM
 from lrk.frequencies import rope_frequencies
 from lrk.longrope import Evolution
-from lrk.rope_scaling import read_rope_factors
+from lrk.rope_factors import read_rope_factors
 from studies.proof import factors, study
 from studies.proof import model as tiny
 from studies.proof.__main__ import main

@@ -13,7 +13,8 @@ from transformers import (
 import lrk
 import lrk.decode
 from lrk.positions import scaled_rope_theta
-from lrk.rope_scaling import ROPE_SCALINGS, RopeFactors, RopePlan
+from lrk.rope_factors import RopeFactors
+from lrk.rope_scaling import ROPE_SCALINGS, RopePlan
 from lrk.train import extend
 
 FACTORS = RopeFactors((1.0, 1.5, 3.0, 4.0))

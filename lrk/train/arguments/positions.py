@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from lrk.positions import SAMPLERS
 from lrk.recipe.selection import BETWEEN_SENTENCES, POSITIONS
-from lrk.rope_scaling import ROPE_SCALINGS, RopePlan, read_rope_factors
+from lrk.rope_factors import read_rope_factors
+from lrk.rope_scaling import ROPE_SCALINGS, RopePlan
 from lrk.train.arguments.argument import help_text
 from lrk.train.arguments.samples import LONGEST
 from lrk.train.nearest import require_one_of

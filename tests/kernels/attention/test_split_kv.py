@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lrk.hf.attention import document_boundaries
+from lrk.hf.document_boundaries import document_boundaries
 from lrk.kernels.attention import attention_reference, attention_triton, split_kv
 from lrk.kernels.attention.tiles import Tiles
 from lrk.testing import OUTPUT_FACTOR, assert_as_exact_as

@@ -70,6 +70,14 @@ def check(
         assert_as_exact_as(value, same, true, factor, name)
 
 
+def drawn(batch, heads, kv_heads, length, head_dim, device, dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and their positions."""
+    torch.manual_seed(length)
+    q = transformers_layout(batch, heads, length, head_dim).to(device, dtype)
+    k = transformers_layout(batch, kv_heads, length, head_dim).to(device, dtype)
+    return q, k, torch.randint(0, 131_072, (batch, length), device=device)
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
@@ -93,10 +101,7 @@ def check(
 def test_values_and_gradients(
     implementation, dtype, batch, heads, kv_heads, length, head_dim, rotary_dim, device, poisoned
 ):
-    torch.manual_seed(length)
-    q = transformers_layout(batch, heads, length, head_dim).to(device, dtype)
-    k = transformers_layout(batch, kv_heads, length, head_dim).to(device, dtype)
-    position_ids = torch.randint(0, 131_072, (batch, length), device=device)
+    q, k, position_ids = drawn(batch, heads, kv_heads, length, head_dim, device, dtype)
     check(implementation, q, k, position_ids, frequencies(rotary_dim, device))
 
 
@@ -117,10 +122,7 @@ def test_values_and_gradients(
 def test_interleaved_pairs(
     implementation, dtype, batch, heads, kv_heads, length, head_dim, rotary_dim, device, poisoned
 ):
-    torch.manual_seed(length)
-    q = transformers_layout(batch, heads, length, head_dim).to(device, dtype)
-    k = transformers_layout(batch, kv_heads, length, head_dim).to(device, dtype)
-    position_ids = torch.randint(0, 131_072, (batch, length), device=device)
+    q, k, position_ids = drawn(batch, heads, kv_heads, length, head_dim, device, dtype)
     # In float32 as in `test_random_case`.
     factor = GRADIENT_FACTOR if dtype == torch.float32 else OUTPUT_FACTOR
     check(implementation, q, k, position_ids, frequencies(rotary_dim, device), 1.2, True, factor)
