@@ -5,7 +5,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = ("the", "pass", "was", "closed", "all", "winter", "and", "nobody", "crossed", "it")
 
@@ -41,19 +47,26 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
 
 
-def write_model(folder: Path) -> None:
-    """A Llama of two layers, hidden size 32, with 64 positions, and its tokenizer."""
+def write_model(folder: Path, window: int | None = None) -> None:
+    """A Llama of two layers, hidden size 32, with 64 positions, and its tokenizer.
+
+    With a window of so many positions it is a Mistral.
+    """
     train_tokenizer([prose(200, 0)], 320).save_pretrained(folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=320,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    options = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "bos_token_id": None,
+        "eos_token_id": 0,
+    }
+    if window is None:
+        LlamaForCausalLM(LlamaConfig(**options)).save_pretrained(folder)
+    else:
+        config = MistralConfig(**options, sliding_window=window)
+        MistralForCausalLM(config).save_pretrained(folder)
