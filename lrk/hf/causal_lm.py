@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import Cache, PretrainedConfig
@@ -12,11 +12,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, MoeCausalLMOut
 from transformers.utils.generic import can_return_tuple
 
 from lrk.hf.cache_name import cache_of, either_cache_name, named_cache
-from lrk.hf.head import head_of
+from lrk.hf.head import head_cross_entropy
 from lrk.hf.logit_scale import DIVISOR, SOFTCAP, logit_scale_of
+from lrk.hf.sequence_split import SequenceSplit
+from lrk.hf.shifted_labels import to_label, to_predictor
 from lrk.hf.signatures import check_signature
 from lrk.hf.stock_forward import check_names, global_of, names_read
-from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.kernels.cross_entropy.reduction import reduce_tokens
 
 # A weight for each label, or a function from the losses of the labels to weights.
@@ -152,7 +153,8 @@ class LrkForCausalLM:
         }
         if not self._lrk_balance:
             return (LossWithoutLogits if logits is None else CausalLMOutputWithPast)(**made)
-        made |= self._balanced(loss, outputs.router_logits, attention_mask)
+        split = kwargs.get("sequence_split")
+        made |= self._balanced(loss, outputs.router_logits, attention_mask, split)
         return (MoeLossWithoutLogits if logits is None else MoeCausalLMOutputWithPast)(**made)
 
     def _kept(self, hidden: Tensor, logits_to_keep: int | slice | Tensor) -> Tensor:
@@ -167,16 +169,23 @@ class LrkForCausalLM:
         loss: Tensor | None,
         router_logits: tuple[Tensor, ...] | None,
         attention_mask: Tensor | None,
+        split: SequenceSplit | None,
     ) -> dict[str, Any]:
-        """The loss with that of the experts' balance, as the stock forward forms it."""
+        """The loss with that of the experts' balance, as the stock forward forms it.
+
+        The balance is that of all tokens, also where a process has some, and a part of the loss
+        once.
+        """
         model: Any = self
         auxiliary = None
         if router_logits:
+            of_all = router_logits if split is None else split.gathered_rows(router_logits)
             auxiliary = self._lrk_balance[0](
-                router_logits, model.num_experts, model.num_experts_per_tok, attention_mask
+                of_all, model.num_experts, model.num_experts_per_tok, attention_mask
             )
             if loss is not None:
-                loss = loss + model.router_aux_loss_coef * auxiliary.to(loss.device)
+                share = model.router_aux_loss_coef / (1 if split is None else split.size)
+                loss = loss + share * auxiliary.to(loss.device)
         return {"loss": loss, "aux_loss": auxiliary, "router_logits": router_logits}
 
     def _fused_loss(
@@ -200,43 +209,38 @@ class LrkForCausalLM:
             # DataParallel adds dimensions of 1, by which it gathers the losses; stock keeps them.
             shape = num_items_in_batch.shape
             num_items_in_batch = num_items_in_batch.reshape(())
-        hidden, weight, bias = head_of(self.lm_head, hidden)
-        scale = logit_scale_of(self.config, self._lrk_names)
-        bias = None if bias is None else scale.divided(bias)
         shifts = shift_labels is None
         if shift_labels is None:
-            shift_labels = _to_predictor(labels, ignore_index)
+            shift_labels = to_predictor(labels, ignore_index)
         shift_labels = shift_labels.to(hidden.device)
         loss_of = functools.partial(
-            linear_cross_entropy,
-            scale.divided(hidden),
-            weight,
+            head_cross_entropy,
+            self.lm_head,
+            hidden,
             shift_labels,
-            bias=bias,
+            logit_scale_of(self.config, self._lrk_names),
             ignore_index=ignore_index,
-            softcap=scale.softcap,
         )
         if token_weight is None or isinstance(token_weight, Tensor):
             if token_weight is not None and shifts:
-                token_weight = _to_predictor(token_weight, 0)
+                token_weight = to_predictor(token_weight, 0)
             loss = loss_of(token_weight=token_weight, num_items=num_items_in_batch)
-            return cast(Tensor, loss).reshape(shape)
-        losses = cast(Tensor, loss_of(reduction="none"))
+            return _of_shape(loss, shape)
+        losses = loss_of(reduction="none")
         weights = (
-            _to_predictor(token_weight(_to_label(losses.detach())), 0)
+            to_predictor(token_weight(to_label(losses.detach())), 0)
             if shifts
             else token_weight(losses.detach())
         )
         kept = shift_labels != ignore_index
         loss = reduce_tokens(losses, kept, "mean", weights, num_items_in_batch)
-        return loss.reshape(shape)
+        return _of_shape(loss, shape)
 
 
-def _to_predictor(of_labels: Tensor, fill: float) -> Tensor:
-    """What belongs to a token, (B, S), moved to the token before it, which predicts it."""
-    return nn.functional.pad(of_labels, (0, 1), value=fill)[..., 1:]
+def _of_shape(loss: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A loss in another shape; a view only where it must be.
 
-
-def _to_label(of_predictors: Tensor) -> Tensor:
-    """The way back; 0 for the first token, which nothing predicts."""
-    return nn.functional.pad(of_predictors[..., :-1], (1, 0))
+    The trainer multiplies the loss in place, and autograd forgets hooks on a view that is changed
+    so: FSDP2's, which brings the head's weight for the backward pass, would not run.
+    """
+    return loss if loss.shape == shape else loss.reshape(shape)

@@ -25,6 +25,7 @@ from lrk.hf.architectures import (
 from lrk.hf.backends import BACKENDS, LRK, OURS, installed_attention, own_attention
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.causal_lm import LrkForCausalLM
+from lrk.hf.head import LrkHead, is_known, mesh_of
 from lrk.hf.mixed import become, mixed, reaches, stock_class
 from lrk.hf.rope import LrkAttention, LrkRotaryEmbedding, check_frequencies
 from lrk.hf.stock_forward import hands_on
@@ -190,6 +191,18 @@ def _mixins_for(
     return mixins
 
 
+def _head_of(causal_lm: Any) -> list[tuple[nn.Module, type[Any]]]:
+    """The output embedding and what it becomes, if it is one of those whose factors are known.
+
+    One that transformers has divided among processes is not called for the loss.
+    """
+    lm_head = causal_lm.lm_head
+    kind = stock_class(type(lm_head))
+    if not is_known(kind) or mesh_of(lm_head) is not None:
+        return []
+    return [(lm_head, mixed(LrkHead, kind))]
+
+
 def _classes_for(
     model: nn.Module, stock: Architecture, mixins: dict[type[Any], Any]
 ) -> list[tuple[nn.Module, type[Any]]]:
@@ -212,6 +225,8 @@ def _classes_for(
                     "precision of accelerate and torch.compile(model.forward) do so): patch first"
                 )
             classes.append((module, mixed(mixin, kind)))
+            if mixin is LrkForCausalLM:
+                classes += _head_of(module)
     if not any(issubclass(kind, stock.base_model) for _, kind in classes):
         raise ValueError(
             f"model is a {type(model).__name__} without a {stock.base_model.__name__} of "

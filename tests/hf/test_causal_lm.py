@@ -85,6 +85,17 @@ def test_the_number_of_items_in_any_shape_that_stock_takes(llama, items, weighs)
     loss.backward()
 
 
+@pytest.mark.parametrize("weight", [{}, {"token_weight": lambda losses: losses}])
+def test_a_loss_multiplied_in_place_runs_the_hooks_on_it(llama, weight):
+    """As FSDP2 hooks it, which brings the head's weight, and as the trainer multiplies it."""
+    loss = lrk.patch(llama)(INPUT_IDS, labels=INPUT_IDS, num_items_in_batch=30, **weight).loss
+    seen = []
+    loss.register_hook(seen.append)
+    loss *= 2
+    loss.backward()
+    assert seen == [2.0]
+
+
 def test_several_numbers_of_items_are_refused(llama):
     with pytest.raises(ValueError, match="num_items"):
         lrk.patch(llama)(INPUT_IDS, labels=INPUT_IDS, num_items_in_batch=torch.tensor([7, 8]))

@@ -1,13 +1,21 @@
-"""peft's adapters on the output embedding: the loss without logits is that of the adapted head."""
+"""The loss without logits, of an output embedding with adapters, or divided among processes."""
 
 import copy
+from pathlib import Path
 
 import peft
 import pytest
 import torch
+import torch.distributed as dist
+import transformers
+from packaging.version import Version
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import lrk
 from lrk.hf.head import head_of
+from studies.ranks import run_ranks
 
 INPUT_IDS = torch.arange(2, 26).view(2, 12)
 LORA = {"r": 3, "lora_alpha": 5, "init_lora_weights": False}
@@ -120,3 +128,100 @@ def test_adapters_of_the_rows_of_a_batch_are_refused(llama):
     model = lrk.patch(adapted(llama, target_modules=["lm_head"])).eval()
     with pytest.raises(ValueError, match="with hooks"):
         model(INPUT_IDS, labels=INPUT_IDS, adapter_names=["default", "__base__"])
+
+
+DIVIDES_BY_CONFIG = Version(transformers.__version__) >= Version("5.17")
+# Whether the rows of a head need not divide by the number of processes.
+UNEVEN = Version(transformers.__version__) >= Version("5.24")
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def loss_and_gradients(model):
+    loss, gradients = step(model.train())
+    return loss, {name: whole(gradient) for name, gradient in gradients.items()}
+
+
+def tensor_parallel_model(folder: Path):
+    """A model divided by transformers, its head by rows."""
+    dist.init_process_group("gloo")
+    if DIVIDES_BY_CONFIG:
+        from transformers.distributed import DistributedConfig
+
+        options = {"distributed_config": DistributedConfig(tp_size=2)}
+    else:
+        plan = {f"model.{name}": style for name, style in LlamaConfig.base_model_tp_plan.items()}
+        options = {"tp_plan": {**plan, "lm_head": "colwise_gather_output"}}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, **options)
+
+
+def tensor_parallel_rank(folder: Path):
+    model = lrk.patch(tensor_parallel_model(folder))
+    rows = model.lm_head.weight.to_local().shape[0]
+    loss, gradients = loss_and_gradients(model)
+    return rows, loss, {name: gradients[name] for name in ("lm_head.weight", "model.norm.weight")}
+
+
+def refusing_rank(folder: Path):
+    model = lrk.patch(tensor_parallel_model(folder))
+    with pytest.raises(ValueError, match=r"Linear divided among processes as by .* before 5\.17; "):
+        model(INPUT_IDS, labels=INPUT_IDS)
+    lrk.patch(model, cross_entropy=False)(INPUT_IDS, labels=INPUT_IDS).loss.backward()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=61 if UNEVEN else 60,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    return model
+
+
+@pytest.mark.skipif(not DIVIDES_BY_CONFIG, reason="transformers forgets how many rows there are")
+def test_rows_of_a_column_parallel_head_are_never_gathered(saved, tmp_path):
+    size = saved.config.vocab_size
+    expected = loss_and_gradients(lrk.patch(saved.double()))
+    found = run_ranks(tensor_parallel_rank, 2, tmp_path)
+    assert [rows for rows, *_ in found] == [-(-size // 2), size // 2]
+    for _, loss, gradients in found:
+        torch.testing.assert_close(loss, expected[0])
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[1][name], msg=name)
+
+
+@pytest.mark.skipif(DIVIDES_BY_CONFIG, reason="transformers knows how many rows there are")
+def test_a_column_parallel_head_of_older_releases_is_refused(saved, tmp_path):
+    run_ranks(refusing_rank, 2, tmp_path)
+
+
+def fsdp_rank(model, modules):
+    """A model sharded as accelerate does it, its norm and head in one group."""
+    dist.init_process_group("gloo")
+    lrk.patch(model)
+    for layer in model.get_base_model().model.layers if modules else model.model.layers:
+        fully_shard(layer)
+    base = model.get_base_model() if modules else model
+    fully_shard([base.model.norm, base.lm_head], reshard_after_forward=False)
+    fully_shard(model)
+    return loss_and_gradients(model)
+
+
+@pytest.mark.parametrize("adapters", [None, "LoRA", "modules_to_save"])
+def test_a_head_whose_weight_fsdp_brings(llama, adapters):
+    model = llama
+    if adapters:
+        model = adapted(llama, **ADAPTERS[adapters])
+    model.float()
+    expected = loss_and_gradients(lrk.patch(copy.deepcopy(model)))
+    for found in run_ranks(fsdp_rank, 2, lrk.unpatch(model), bool(adapters)):
+        assert_same(found, expected)
