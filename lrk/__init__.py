@@ -17,6 +17,7 @@ from lrk.hf import (  # noqa: E402
     patch,
     patched,
     revert_lrk,
+    split_batch,
     unpatch,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "patched",
     "positions",
     "revert_lrk",
+    "split_batch",
     "unpatch",
 ]

@@ -11,6 +11,7 @@ from lrk.hf.architectures import SUPPORTED
 from lrk.hf.attention import BACKEND
 from lrk.hf.auto import AutoLrkModelForCausalLM
 from lrk.hf.patch import patch, patched, unpatch
+from lrk.hf.sequence_split import split_batch
 
 __all__ = [
     "BACKEND",
@@ -23,5 +24,6 @@ __all__ = [
     "patch",
     "patched",
     "revert_lrk",
+    "split_batch",
     "unpatch",
 ]

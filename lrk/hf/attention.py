@@ -20,6 +20,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.utils import logging
 
 from lrk.hf.document_boundaries import PADDED_DOCUMENTS, boundaries_of, document_boundaries
+from lrk.hf.sequence_split import SequenceSplit
 from lrk.hf.unpadding import Unpadding, is_marks, ordered
 from lrk.kernels.attention import attention
 
@@ -39,6 +40,10 @@ _WITHOUT_EFFECT = frozenset(
         *("max_length_q", "max_length_k", "deterministic"),
         *("token_type_ids", "mm_token_type_ids", "special_tokens_mask"),
     )
+)
+SPLIT_MASK = (
+    "attention_mask is given with sequence_split, which knows no padding: pack documents, or fill "
+    "rows up behind their last document"
 )
 _SEEN = "_lrk_seen_at_version"
 _logger = logging.get_logger(__name__)
@@ -66,20 +71,27 @@ def lrk_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    sequence_split: SequenceSplit | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
     """Attention function of the backend; the signature is transformers'.
 
     Args:
         query: (B, Hq, Sq, D); key, value: (B, Hk, Sk, D).
+        sequence_split: where these tokens lie, if they are a part of those of the batch.
         attention_mask, arguments: as in `understood`.
 
     Returns:
         (B, Sq, Hq, D) output and None: the weights are never formed.
 
     Raises:
-        ValueError: as `understood` does.
+        ValueError: as `understood` does; and with `sequence_split` for a mask, for attention that
+            looks both ways, and for a model that is not patched.
     """
+    if sequence_split is not None:
+        if attention_mask is not None:
+            raise ValueError(SPLIT_MASK)
+        return _split_attention(module, query, key, value, sequence_split, **arguments)
     if attention_mask is not None and is_marks(attention_mask):
         return _unpadded_attention(module, query, key, value, attention_mask, **arguments)
     asked = understood(BACKEND, module, query, key, attention_mask, **arguments)
@@ -149,6 +161,45 @@ def _unpadded_attention(
     )
     output = ordered(_with_sinks(output, asked.sinks), order.queries.argsort(dim=1))
     return output.where(order.answered[:, None, :, None], 0).transpose(1, 2), None
+
+
+def _split_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    split: SequenceSplit,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """`lrk_attention` from the tokens of this process to those of all."""
+    if not arguments.get("positions_are_checked"):
+        raise ValueError("sequence_split is given to a model that is not patched: lrk.patch(model)")
+    outputs = []
+    pairs = split.gathered(key, value)
+    for queries, (keys, values), piece in zip(
+        query.chunk(2, dim=2), pairs, split.pieces, strict=True
+    ):
+        asked = understood(BACKEND, module, queries, keys, None, **arguments)
+        if not asked.causal:
+            raise ValueError(
+                "sequence_split is given where attention looks both ways; it is for causal models"
+            )
+        output = attention(
+            queries,
+            keys,
+            values,
+            cu_seqlens=piece.cu_seqlens,
+            cu_seqlens_k=piece.cu_seqlens_k,
+            window=asked.window,
+            window_position_ids=(
+                None if asked.window is None else split.position_ids[:, : piece.stop]
+            ),
+            scale=asked.scale,
+            softcap=asked.softcap,
+            return_lse=asked.sinks is not None,
+        )
+        outputs.append(_with_sinks(output, asked.sinks).transpose(1, 2))
+    return torch.cat(outputs, dim=1), None
 
 
 def understood(

@@ -8,7 +8,7 @@ batch would be read wrongly in silence, so they are looked at too.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from lrk.hf.attention import BACKEND, POSITIONS_RESTART
 from lrk.hf.backends import OURS, name_of
 from lrk.hf.cache_name import either_cache_name, named_cache
 from lrk.hf.document_boundaries import check_padding, real_tokens
+from lrk.hf.sequence_split import SequenceSplit, note_whole_positions
 from lrk.hf.signatures import check_signature
 
 
@@ -48,9 +49,9 @@ class LrkBaseModel:
         """As the stock forward, with `checked_positions`.
 
         Raises:
-            ValueError: also for an `attention_temperature` that the backend would ignore, and for
-                a `max_length_q` or `max_length_k` below the longest document where FlashAttention
-                would read it.
+            ValueError: also for an `attention_temperature` that the backend would ignore, for a
+                `sequence_split` beside what it cannot split, and for a `max_length_q` or
+                `max_length_k` below the longest document where FlashAttention would read it.
         """
         backend = self.config._attn_implementation
         if "attention_temperature" in kwargs and backend not in OURS:
@@ -59,11 +60,27 @@ class LrkBaseModel:
                 f"implementation {backend!r} ignores: use lrk.patch(model, attention=True)"
             )
         tokens = inputs_embeds if input_ids is None else input_ids
+        split: SequenceSplit | None = kwargs.get("sequence_split")
         documents = Documents(kwargs.get("cu_seq_lens_q"), kwargs.get("cu_seq_lens_k"))
         packs = any(ends is not None for ends in documents)
-        if tokens is not None and position_ids is None and packs:
+        if split is not None:
+            beside = {
+                "attention_mask": attention_mask,
+                **named_cache(cache),
+                "use_cache": use_cache,
+            }
+            _check_split(
+                split,
+                {"input_ids": tokens, "position_ids": position_ids},
+                backend,
+                beside | documents._asdict(),
+                sliding_window_of(self.config),
+            )
+            use_cache = False
+            note_whole_positions(cast(Tensor, position_ids), split)
+        elif tokens is not None and position_ids is None and packs:
             position_ids = _stock_positions(tokens, cache)
-        if tokens is not None and position_ids is not None:
+        if split is None and tokens is not None and position_ids is not None:
             # `generate` prepares one mask for each type of layer; padding is the same in all.
             mask = attention_mask
             if isinstance(mask, dict):
@@ -90,6 +107,45 @@ class LrkBaseModel:
             **named_cache(cache),
             **kwargs,
         )
+
+
+def _check_split(
+    split: SequenceSplit,
+    parts: Mapping[str, Tensor | None],
+    backend: str,
+    beside: Mapping[str, Any],
+    window: int | None,
+) -> None:
+    """`checked_positions` of the whole rows, and `ValueError` for what cannot be split.
+
+    Args:
+        parts: (B, S / N) of this process each.
+        beside: other arguments of the forward pass, which would be of this process's tokens alone.
+        window: as for `checked_positions`.
+    """
+    if backend != BACKEND:
+        raise ValueError(
+            f"sequence_split is given with the attention implementation {backend!r}, which would "
+            "see the tokens of one process alone: use lrk.patch(model, attention=True)"
+        )
+    for name, value in beside.items():
+        if value is not None and value is not False:
+            raise ValueError(
+                f"{name} is given with sequence_split, which has the documents itself and knows "
+                "neither padding nor a cache: leave it out"
+            )
+    batch = split.position_ids.shape[0]
+    shape = (batch, split.length // split.size)
+    for name, part in parts.items():
+        if part is None or part.shape[:2] != shape:
+            found = "missing" if part is None else f"of shape {tuple(part.shape)}"
+            raise ValueError(
+                f"{name} is {found}; with sequence_split it must be {shape}, as lrk.split_batch "
+                "returns it"
+            )
+    documents = Documents(split.cu_seq_lens, None)
+    whole = (batch, split.length)
+    checked_positions(split.position_ids, whole, backend, None, documents, window, split.length)
 
 
 class Documents(NamedTuple):

@@ -29,6 +29,7 @@ from lrk.frequencies import (
     rope_parameters,
 )
 from lrk.hf.cache_name import under_its_name
+from lrk.hf.sequence_split import whole_positions
 from lrk.hf.signatures import check_signature
 from lrk.hf.stock_forward import global_of, rebound
 from lrk.kernels.rope import phase_increments, rope
@@ -80,7 +81,8 @@ class LrkRotaryEmbedding:
         increments = self._lrk_increments[layer_type]
         by_length = self._lrk_by_length[layer_type]
         if by_length is not None:
-            increments = phase_increments(by_length.at(_text_length(position_ids, by_length)))
+            length = _text_length(whole_positions(position_ids), by_length)
+            increments = phase_increments(by_length.at(length))
         return position_ids, Frequencies(increments, self._lrk_attention_scaling[layer_type])
 
     def prepare(self) -> None:

@@ -16,13 +16,11 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
+import torch.distributed as dist
+from torch import Tensor, nn
 
-from lrk.hf.head import head_of
-from lrk.hf.logit_scale import logit_scale
-from lrk.kernels.cross_entropy import linear_cross_entropy
 from lrk.recipe.collate import IGNORE_INDEX
+from lrk.train.interruption import largest
 
 
 class ShortContext(NamedTuple):
@@ -31,6 +29,10 @@ class ShortContext(NamedTuple):
     start: int
     first: int
     stop: int
+
+
+# One token, for a process that has nothing to compute.
+_IDLE = ShortContext(start=0, first=1, stop=1)
 
 
 def short_contexts(
@@ -59,17 +61,25 @@ def short_contexts(
 
 @torch.no_grad()
 def short_losses(
-    model: PreTrainedModel, batch: Mapping[str, Any], short_context: int, short_stride: int
+    model: nn.Module,
+    batch: Mapping[str, Any],
+    short_context: int,
+    short_stride: int,
+    group: dist.ProcessGroup | None = None,
 ) -> Tensor:
     """Loss of each label given its short context alone.
 
     Contexts are packed as documents, about as many tokens at a time as the batch has, with the
     positions that the tokens have in the batch.
 
+    All processes of a run call the model as often, also those with fewer contexts: in each call it
+    may gather its weights from all.
+
     Args:
-        model: a patched causal language model, without a wrapper around it.
+        model: a patched causal language model, which may have adapters or be sharded.
         batch: `lrk.recipe.Batch`, and `attention_temperature` where the run has one.
         short_context, short_stride: in positions.
+        group: processes that have the same batch, and compute each some of its contexts.
 
     Returns:
         (B, S) float32 in the places of the labels; NaN where there is no shorter context.
@@ -79,37 +89,48 @@ def short_losses(
     contexts = short_contexts(
         position_ids.cpu(), batch["cu_seq_lens_q"].cpu(), short_context, short_stride
     )
+    rank, size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
+    packs = list(_packs(contexts, len(labels) // size))[rank::size]
+    packs += [[_IDLE]] * (largest(len(packs), labels.device) - len(packs))
     # Attention as in the loss itself, else the two could not be compared.
     temperature = batch.get("attention_temperature", 1.0)
-    scale = logit_scale(model)
-    losses = torch.full(labels.shape, torch.nan, device=labels.device)
-    for group in _groups(contexts, len(labels)):
-        ranges = [torch.arange(item.start, item.stop) for item in group]
+    # Of each label its loss and whether it has one, so that those of several processes add up.
+    found = torch.zeros(2, len(labels), device=labels.device)
+    for pack in packs:
+        ranges = [torch.arange(item.start, item.stop) for item in pack]
         tokens = torch.cat(ranges).to(labels.device)
         scored = torch.cat(
-            [part >= item.first for part, item in zip(ranges, group, strict=True)]
+            [part >= item.first for part, item in zip(ranges, pack, strict=True)]
         ).to(labels.device)
-        hidden = model.base_model(
+        predicted = labels[tokens].where(scored, IGNORE_INDEX)
+        losses = _losses(
+            model,
             input_ids=input_ids[tokens][None],
             position_ids=position_ids[tokens][None],
-            use_cache=False,
+            labels=predicted[None],
             attention_temperature=temperature,
             **_documents([len(part) for part in ranges], labels.device),
-        )[0][0]
-        # The first token of a context is never scored, so each has its predictor before it.
-        predicted = labels[tokens].where(scored, IGNORE_INDEX)[1:]
-        head = head_of(model.get_output_embeddings(), hidden[:-1])
-        loss = linear_cross_entropy(
-            scale.divided(head.hidden),
-            head.weight,
-            predicted,
-            bias=None if head.bias is None else scale.divided(head.bias),
-            reduction="none",
-            softcap=scale.softcap,
-        )
+        )[0]
         kept = predicted != IGNORE_INDEX
-        losses[tokens[1:][kept]] = loss[kept].float()  # type: ignore[index, union-attr]
-    return losses.view_as(batch["labels"])
+        found[0, tokens[kept]] = losses[kept].float()
+        found[1, tokens[kept]] = 1
+    if group is not None:
+        dist.all_reduce(found, group=group)
+    return found[0].where(found[1] > 0, torch.nan).view_as(batch["labels"])
+
+
+def _losses(model: nn.Module, **arguments: Any) -> Tensor:
+    """(B, S) of each label, 0 where there is none; called whole, so that its hooks run."""
+    found: list[Tensor] = []
+
+    def weight(losses: Tensor) -> Tensor:
+        found.append(losses)
+        return torch.ones_like(losses)
+
+    model(
+        **arguments, token_weight=weight, num_items_in_batch=1, use_cache=False, output_logits=False
+    )
+    return found[0]
 
 
 def longce_weight(loss_short: Tensor, max_weight: float) -> Callable[[Tensor], Tensor]:
@@ -122,18 +143,18 @@ def longce_weight(loss_short: Tensor, max_weight: float) -> Callable[[Tensor], T
     return weight
 
 
-def _groups(contexts: Iterator[ShortContext], tokens: int) -> Iterator[Sequence[ShortContext]]:
+def _packs(contexts: Iterator[ShortContext], tokens: int) -> Iterator[Sequence[ShortContext]]:
     """Contexts that are computed together: at least one, else at most so many tokens."""
-    group: list[ShortContext] = []
+    pack: list[ShortContext] = []
     size = 0
     for item in contexts:
-        if group and size + item.stop - item.start > tokens:
-            yield group
-            group, size = [], 0
-        group.append(item)
+        if pack and size + item.stop - item.start > tokens:
+            yield pack
+            pack, size = [], 0
+        pack.append(item)
         size += item.stop - item.start
-    if group:
-        yield group
+    if pack:
+        yield pack
 
 
 def _documents(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lrk.hf.sequence_split import SequenceSplit
 from lrk.recipe.collate import IGNORE_INDEX
 from lrk.recipe.impactful import read_impactful
 from lrk.train.arguments import IMPACTFUL, LONGCE, LrkTrainingArguments
-from lrk.train.finite import FiniteSteps
 from lrk.train.longce import longce_weight, short_losses
+from lrk.train.sequence_parallel import SequenceParallelSteps
 
 
-class WeightedTokens(FiniteSteps):
+class WeightedTokens(SequenceParallelSteps):
     """Weighs the tokens' losses in training as `token_loss` says; evaluation stays plain.
 
     - `impactful`: `impactful_weight` for the types of the table and 1 for others, divided by their
@@ -53,11 +54,15 @@ class WeightedTokens(FiniteSteps):
         if self.args.token_loss == LONGCE and model.training:
             with self.accelerator.autocast():
                 short = short_losses(
-                    self._unwrapped(model),
+                    self.accelerator.unwrap_model(model, keep_torch_compile=False),
                     inputs,
                     self.args.longce_short_context,
                     self.args.longce_short_stride,
+                    self.sequence_group,
                 )
+            if self.sequence_group is not None:
+                whole = inputs["position_ids"], inputs["cu_seq_lens_q"]
+                short = SequenceSplit(self.sequence_group, *whole).of_labels(short, torch.nan)
             weight = longce_weight(short, self.args.longce_max_weight)
             inputs = {**inputs, "token_weight": weight}
         return super().compute_loss(model, inputs, *args, **kwargs)

@@ -4,6 +4,7 @@ import copy
 from itertools import pairwise
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from torch.nn import functional
@@ -11,10 +12,11 @@ from torch.nn import functional
 import lrk
 from lrk.eval.losses import windows
 from lrk.recipe.impactful import ImpactfulTokens
-from lrk.train import LrkTrainer, train
+from lrk.train import LrkTrainer, LrkTrainingArguments, longce, train
 from lrk.train.longce import longce_weight, short_contexts, short_losses
 from lrk.train.session import set_up
 from lrk.train.telemetry import read_metrics
+from studies.ranks import fsdp_on_cpu, run_ranks
 
 SHORT, STRIDE = 24, 8
 LONGCE = {"token_loss": "longce", "longce_short_context": SHORT, "longce_short_stride": STRIDE}
@@ -246,6 +248,34 @@ def test_a_run_with_lora_and_checkpointing_and_plain_evaluation(arguments, corpu
     assert plain["eval_256_loss"] == longce["eval_256_loss"]
 
 
+def packs_and_history(options, cache):
+    """Packs of short contexts of each micro-batch, losses and gradient norms of each step."""
+    datasets.config.HF_DATASETS_CACHE = cache
+    datasets.disable_progress_bars()
+    packs = []
+
+    def counted(contexts, tokens, found=longce._packs):
+        packs.append(list(found(contexts, tokens)))
+        return packs[-1]
+
+    with pytest.MonkeyPatch.context() as patched, fsdp_on_cpu():
+        patched.setattr(longce, "_packs", counted)
+        history = train(LrkTrainingArguments(**options)).state.log_history
+    rows = [[row["loss"], row["grad_norm"]] for row in history if "grad_norm" in row]
+    return [len(each) for each in packs], torch.tensor(rows)
+
+
+def test_sharded_weights_and_different_numbers_of_short_contexts(options, tmp_path):
+    given = {**options, **LONGCE, "max_steps": 4}
+    cache = datasets.config.HF_DATASETS_CACHE
+    _, alone = packs_and_history({**given, "per_device_train_batch_size": 2}, cache)
+    sharded = {**given, "fsdp": True, "output_dir": str(tmp_path / "sharded")}
+    (first, history), (second, again) = run_ranks(packs_and_history, 2, sharded, cache)
+    assert first != second
+    for found in (history, again):
+        torch.testing.assert_close(found, alone, rtol=2e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -266,7 +296,6 @@ def test_a_run_with_lora_and_checkpointing_and_plain_evaluation(arguments, corpu
         ({"token_loss": "longce"}, "longce_short_context 4096 .* less than target_length 256"),
         ({**LONGCE, "longce_short_stride": 0}, "longce_short_stride is 0"),
         ({**LONGCE, "longce_max_weight": 0.0}, "longce_max_weight is 0.0"),
-        ({**LONGCE, "fsdp": "full_shard"}, "with fsdp or deepspeed"),
         ({"token_loss": "impactful"}, "without impactful_tokens"),
         (
             {"token_loss": "impactful", "impactful_tokens": "x", "impactful_weight": -1.0},
