@@ -37,14 +37,18 @@ def _run(words: Sequence[str]) -> int:
 def _run_once(words: Sequence[str]) -> None:
     arguments = parse(words)
     if arguments.dry_run:
-        print(dry_run(arguments))
+        described = dry_run(arguments)
+        if arguments.process_index == 0:
+            print(described)
     else:
         train(arguments)
 
 
 def _run_stages(staged: StagedRun) -> None:
     if staged.dry_run:
-        print(dry_run_stages(staged))
+        described = dry_run_stages(staged)
+        if PartialState().is_main_process:
+            print(described)
         return
     table = run_stages(staged)
     if PartialState().is_main_process:

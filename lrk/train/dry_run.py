@@ -21,6 +21,7 @@ from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
 from lrk.train.arguments.evaluation import evenly_spaced
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.disk_space import check_disk_space
+from lrk.train.engine import engine_of
 from lrk.train.extension import extend_config
 from lrk.train.longce import short_contexts
 from lrk.train.lora import check_adapters
@@ -45,6 +46,9 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
         read_from: arguments with the model whose config and tokenizer are read, where that of the
             run is yet to be made by another.
 
+    Returns:
+        The description; nothing in processes beside the main one, which check alike.
+
     Raises:
         ValueError: as `set_up`.
     """
@@ -61,6 +65,8 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     # A model that a stage before it makes has the window that it is trained for.
     window = config.max_position_embeddings if start == of_config else arguments.target_length
     found = check_new_distances(samples, placement, arguments.target_length, window, config)
+    if arguments.process_index > 0:
+        return ""
     surveyed = [placement.placed(sample) for sample in _surveyed(samples)]
     return "\n".join(
         [
@@ -106,6 +112,7 @@ def _token_plan(
 ) -> Iterator[str]:
     length = arguments.train_length
     batch, steps = samples_a_step(arguments), steps_of(arguments, samples)
+    engine = engine_of(arguments)
     lasts = [int(sample["position_ids"][-1]) for sample in surveyed]
     skipping = [last for last in lasts if last >= length]
     yield "Token plan"
@@ -133,6 +140,8 @@ def _token_plan(
                 f"{count / len(part):.1f} times"
             )
     yield f"  a step           {batch:,} samples, {batch * length:,} tokens"
+    if engine.processes > 1:
+        yield f"  engine           {engine}"
     yield f"  steps            {steps:,}, {steps * batch * length:,} tokens in all"
     yield (
         f"  positions        {arguments.position_method}; of the first {len(surveyed):,} samples "
@@ -200,8 +209,8 @@ def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterat
         yield f"  not predicted for kernels {arguments.kernels}"
         return
     optim = str(arguments.to_dict()["optim"])
-    settings = plan_settings(arguments, config, implementation, optim)
     try:
+        settings = plan_settings(arguments, config, implementation, optim)
         planned = plan(str(arguments.model_name_or_path), config, settings)
     except ValueError as error:  # No reason against the run itself.
         yield f"  not predicted: {error}"
@@ -242,6 +251,8 @@ def plan_settings(
 ) -> Settings:
     """The step of a run, on this kind of device."""
     attention = arguments.kernels[ATTENTION]
+    engine = engine_of(arguments)
+    accumulates = arguments.gradient_accumulation_steps > 1
     return Settings(
         length=arguments.train_length,
         batch=arguments.per_device_train_batch_size,
@@ -256,14 +267,23 @@ def plan_settings(
         offload_activations=arguments.offload_activations,
         optimizer_in_backward=arguments.optimizer_in_backward,
         offload_optimizer=arguments.offload_optimizer,
-        accumulates=arguments.gradient_accumulation_steps > 1,
+        accumulates=accumulates,
         optim=optim if optim in OPTIMIZERS else STATELESS,
         lora_rank=arguments.lora_rank,
         lora_modules_to_save=tuple(arguments.lora_modules_to_save),
         load_in_4bit=arguments.load_in_4bit,
         clips=arguments.max_grad_norm > 0,
         gpu="cpu" if arguments.use_cpu else "h100",
+        fsdp=engine.processes if engine.shards_weights else 1,
+        sequence_parallel=engine.sequence_parallel,
+        sync_each_batch=not (accumulates and engine.shards_weights) or _syncs_each_batch(arguments),
     )
+
+
+def _syncs_each_batch(arguments: LrkTrainingArguments) -> bool:
+    """Whether accelerate reduces gradients after each micro-batch."""
+    options = arguments.to_dict()["accelerator_config"]["gradient_accumulation_kwargs"] or {}
+    return bool(options.get("sync_each_batch"))
 
 
 def _implementation(kernels: dict[str, Any]) -> str | None:

@@ -17,7 +17,9 @@ from lrk.recipe import Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.prepared import sha256_of
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.engine import engine_of
 from lrk.train.manifest import run_of
+from lrk.train.steps import samples_a_step
 
 # Where things lie; what they hold is compared.
 _PLACES = frozenset(
@@ -41,22 +43,20 @@ _WAYS = frozenset(
         *("keep_attention", "layers_per_checkpoint", "tile_tokens", "offload_activations"),
         *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
         *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
-        *("deepspeed", "parallelism_config", "torch_empty_cache_steps"),
+        *("deepspeed", "parallelism_config", "sequence_parallel", "torch_empty_cache_steps"),
     }
 )
 _WAYS_PREFIXES = (
     *("activation_checkpointing", "gradient_checkpointing", "torch_compile", "ddp_", "fsdp"),
     *("log_", "logging_", "save_", "hub_", "trackio_"),
 )
-# Of a step their product with the number of processes is compared.
+# Of a step their product with the number of processes that share no sample is compared.
 _FACTORS = frozenset({"per_device_train_batch_size", "gradient_accumulation_steps"})
 # Which of its checkpoints a run ends with.
 _BEST = frozenset({"load_best_model_at_end", "metric_for_best_model", "greater_is_better"})
 FREE = _PLACES | _WAYS | _FACTORS | _BEST
 FREE_PREFIXES = (*_WAYS_PREFIXES, "eval_")
-SAMPLES_A_STEP = (
-    "samples a step (per_device_train_batch_size x gradient_accumulation_steps x processes)"
-)
+SAMPLES_A_STEP = "samples a step"
 _LENGTHS = ("max_steps", "num_train_epochs")
 _MODEL, _DATA = "weights", "data"
 
@@ -82,11 +82,7 @@ def settings(arguments: LrkTrainingArguments) -> dict[str, Any]:
         for name, value in values.items()
         if name not in free and not name.startswith(FREE_PREFIXES)
     }
-    found[SAMPLES_A_STEP] = (
-        arguments.per_device_train_batch_size
-        * arguments.gradient_accumulation_steps
-        * arguments.world_size
-    )
+    found[SAMPLES_A_STEP] = samples_a_step(arguments)
     if arguments.impactful_tokens is not None:
         found["table of impactful_tokens"] = sha256_of(Path(arguments.impactful_tokens))
     if arguments.rope_factors is not None:
@@ -114,7 +110,18 @@ def content(
 
 def check_settings(checkpoint: Path, arguments: LrkTrainingArguments) -> None:
     """Raise `ValueError` if other arguments made a checkpoint."""
-    _compare(checkpoint, settings(arguments))
+    now = settings(arguments)
+    written = run_of(checkpoint)
+    for key, value in now.items():
+        # An argument that one of two releases of transformers has is no difference.
+        if key in written and written[key] != value:
+            remedy = "give the run's own, or begin another run in another output_dir"
+            if key == SAMPLES_A_STEP:
+                remedy = _samples_again(written[key], arguments)
+            raise ValueError(
+                f"resume_from_checkpoint {str(checkpoint)!r} is of a run with {key} "
+                f"{written[key]!r}, which is {value!r} now: {remedy}"
+            )
 
 
 def check_content(
@@ -131,13 +138,20 @@ def check_content(
             )
 
 
-def _compare(checkpoint: Path, now: Mapping[str, Any]) -> None:
-    written = run_of(checkpoint)
-    for key, value in now.items():
-        # An argument that one of two releases of transformers has is no difference.
-        if key in written and written[key] != value:
-            raise ValueError(
-                f"resume_from_checkpoint {str(checkpoint)!r} is of a run with {key} "
-                f"{written[key]!r}, which is {value!r} now: give the run's own, or begin another "
-                "run in another output_dir"
-            )
+def _samples_again(before: int, arguments: LrkTrainingArguments) -> str:
+    """How the processes of now make as many samples a step as a run had before."""
+    batch, parallel = arguments.per_device_train_batch_size, engine_of(arguments).data_parallel
+    shared = f", {arguments.sequence_parallel} of which share one" * (
+        arguments.sequence_parallel > 1
+    )
+    made = (
+        f"per_device_train_batch_size {batch} x gradient_accumulation_steps "
+        f"{arguments.gradient_accumulation_steps} x {parallel} (processes{shared})"
+    )
+    accumulated, rest = divmod(before, batch * parallel)
+    if rest or not accumulated:
+        return (
+            f"they are {made}, and no gradient_accumulation_steps makes {before} of them; it takes "
+            "batches and processes whose product divides it"
+        )
+    return f"they are {made}; gradient_accumulation_steps {accumulated} makes {before} of them"

@@ -11,7 +11,9 @@ from transformers import PretrainedConfig
 from lrk.merge.rules import Rule
 from lrk.rope_scaling import rope_description
 from lrk.train.arguments import PLAIN, LrkTrainingArguments
+from lrk.train.engine import engine_of
 from lrk.train.new_distances import NewDistances
+from lrk.train.steps import samples_a_step
 
 MARK = "<!-- written by lrk-train; without this line lrk-train leaves the file alone -->"
 _EVALUATION = re.compile(r"eval_(\d+)_loss")
@@ -118,11 +120,7 @@ def _how(
     start = arguments.model_name_or_path
     from_stage = f", here from `{Path(start).name}` on" if start and start != base_model else ""
     steps = max((row["step"] for row in history), default=0)
-    batch = (
-        arguments.per_device_train_batch_size
-        * arguments.gradient_accumulation_steps
-        * arguments.world_size
-    )
+    batch, engine = samples_a_step(arguments), engine_of(arguments)
     name = Path(arguments.output_dir or "").name
     trained = f"LoRA of rank {arguments.lora_rank}, merged" if arguments.lora_rank else "all"
     yield f"# {name}"
@@ -143,6 +141,8 @@ def _how(
         yield f"| beyond the window before | {new_distances} |"
     yield f"| real tokens of a sample | {arguments.train_length:,} |"
     yield f"| samples a step | {batch:,} |"
+    if engine.processes > 1:
+        yield f"| engine | {engine} |"
     yield f"| steps | {steps:,} |"
     yield f"| tokens in all | {steps * batch * arguments.train_length:,} |"
     yield f"| trained parameters | {trained} |"

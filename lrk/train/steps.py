@@ -5,14 +5,15 @@ import math
 from lrk.recipe import Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.engine import engine_of
 
 
 def samples_a_step(arguments: LrkTrainingArguments) -> int:
-    """Of all processes and accumulated batches."""
+    """Of all processes that share none, and of accumulated batches."""
     return (
         arguments.per_device_train_batch_size
         * arguments.gradient_accumulation_steps
-        * arguments.world_size
+        * engine_of(arguments).data_parallel
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lrk.recipe.placement import PlacedSample
 from lrk.recipe.tokens import prompt_ids
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.arguments.evaluation import evenly_spaced
+from lrk.train.engine import engine_of
 from lrk.train.finite import SAMPLE_INDICES
 from lrk.train.lean import LeanSteps
 from lrk.train.model_card import MARK, model_card
@@ -90,10 +92,19 @@ class LrkTrainer(WeightedTokens, LeanSteps):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
 
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        engine_of(self.args).check_made(self.accelerator.distributed_type)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and plugin.mixed_precision_policy is not None:
+            # Otherwise FSDP2 rounds the loss to bf16.
+            policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+            plugin.mixed_precision_policy = policy
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        self.throughput.tokens += inputs["input_ids"].numel() * self.args.world_size
+        self.throughput.tokens += inputs["input_ids"].numel() * engine_of(self.args).data_parallel
         if self.args.attention_temperature != 1:
             inputs["attention_temperature"] = self.args.attention_temperature
         return super().training_step(model, inputs, num_items_in_batch)

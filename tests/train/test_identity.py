@@ -8,9 +8,9 @@ import torch
 import yaml
 from transformers import LlamaForCausalLM
 
-from lrk.train import train
+from lrk.train import LrkTrainingArguments, identity, train
 from lrk.train.command import main
-from lrk.train.identity import FREE, FREE_PREFIXES, settings
+from lrk.train.identity import FREE, FREE_PREFIXES, check_settings, settings
 from lrk.train.session import set_up
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
@@ -105,6 +105,31 @@ def test_what_identifies_a_run(arguments):
     assert found == again, "the samples of a step are what counts"
     assert {"seed", "learning_rate", "lora_rank", "token_loss", "max_steps"} < found.keys()
     assert not {"data", "output_dir", "save_steps", "report_to"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("processes", "batch", "remedy"),
+    [
+        (4, 1, "4 (processes); gradient_accumulation_steps 2 makes 8 of them"),
+        (2, 2, "2 (processes); gradient_accumulation_steps 2 makes 8 of them"),
+        (3, 1, "3 (processes), and no gradient_accumulation_steps makes 8 of them"),
+        (16, 1, "16 (processes), and no gradient_accumulation_steps makes 8 of them"),
+    ],
+)
+def test_other_processes_make_the_samples_of_a_step_again(
+    arguments, monkeypatch, processes, batch, remedy
+):
+    made = {"per_device_train_batch_size": batch}
+    monkeypatch.setattr(identity, "run_of", lambda folder: written)
+    written = settings(arguments(gradient_accumulation_steps=8))
+    monkeypatch.setattr(LrkTrainingArguments, "world_size", processes)
+    with pytest.raises(ValueError, match="is of a run with samples a step 8, which is ") as error:
+        check_settings(Path("checkpoint-2"), arguments(**made))
+    arithmetic = f"per_device_train_batch_size {batch} x gradient_accumulation_steps 1 x {remedy}"
+    assert arithmetic in str(error.value)
+    if processes * batch < 8 and 8 % (processes * batch) == 0:
+        again = arguments(**made, gradient_accumulation_steps=8 // (processes * batch))
+        check_settings(Path("checkpoint-2"), again)
 
 
 def test_a_run_whose_learning_rate_does_not_follow_from_its_length_may_grow(arguments):

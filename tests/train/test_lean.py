@@ -2,17 +2,21 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
 from lrk.memory.host_optimizer import HostOptimizer
 from lrk.memory.offload import HostCopies
-from lrk.train import train
+from lrk.train import LrkTrainingArguments, train
 from lrk.train.finite import NotFiniteError
 from lrk.train.session import run, set_up
 from lrk.train.telemetry import read_metrics
+from studies.ranks import fsdp_on_cpu, run_ranks
 
 LEAN = {
     "gradient_checkpointing": True,
@@ -51,6 +55,46 @@ def test_the_run_is_that_of_a_plain_trainer_and_resumes_bit_for_bit(arguments, t
     train(arguments(**resumed, **LEAN))
     again = weights(folders["stopped"])
     assert all(torch.equal(again[name], weight) for name, weight in found.items())
+
+
+# Those that FSDP2 does not have itself, in two runs: the second keeps what the first makes again.
+OVER_SHARDS = {
+    "tiles": {"gradient_checkpointing": True, "layers_per_checkpoint": 2, "tile_tokens": 10},
+    "kept": {"gradient_checkpointing": True, "keep_attention": True, "offload_activations": True},
+}
+
+
+def losses_over_shards(runs: dict[str, dict[str, Any]], cache: Path) -> dict[str, list[float]]:
+    datasets.config.HF_DATASETS_CACHE = cache
+    found = {}
+    for name, options in runs.items():
+        with fsdp_on_cpu():
+            trainer = train(LrkTrainingArguments(**options, fsdp=True))
+        assert all(
+            isinstance(weight, DTensor) for weight in trainer.optimizer.param_groups[0]["params"]
+        )
+        found[name] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return found
+
+
+def test_weights_that_fsdp2_shards_are_trained_alike(options, arguments, tmp_path):
+    usual = options | {"max_steps": 3}
+    alone = train(arguments(**usual, gradient_accumulation_steps=2))
+    expected = [row["loss"] for row in alone.state.log_history if "loss" in row]
+    runs = {
+        name: {**usual, **techniques, "output_dir": str(tmp_path / name)}
+        for name, techniques in (OVER_SHARDS | {"bf16": {"bf16": True}}).items()
+    }
+    for found in run_ranks(losses_over_shards, 2, runs, datasets.config.HF_DATASETS_CACHE):
+        rounded = torch.tensor(found.pop("bf16"))
+        assert rounded.tolist() == pytest.approx(expected, rel=1e-3)
+        assert (rounded != rounded.bfloat16()).all(), "what is reported keeps its digits"
+        assert found == {name: pytest.approx(expected, rel=1e-6) for name in OVER_SHARDS}
+    for name in OVER_SHARDS:
+        for key, weight in weights(tmp_path / name).items():
+            torch.testing.assert_close(
+                weight, weights(options["output_dir"])[key], rtol=0, atol=1e-5, msg=f"{name} {key}"
+            )
 
 
 def test_layers_save_on_the_host(arguments, monkeypatch):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION, is_bitsandbytes_available
 
 from lrk.train.arguments.argument import help_text
+from lrk.train.engine import Engine
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
@@ -83,4 +84,19 @@ def _check_4bit(arguments: "LrkTrainingArguments") -> None:
         raise ValueError(
             "load_in_4bit is true, but bitsandbytes "
             f"{BITSANDBYTES_MIN_VERSION} or newer is not installed; `pip install lrk[qlora]`"
+        )
+
+
+def check_engine(arguments: "LrkTrainingArguments", engine: Engine) -> None:
+    """Refuse weights of 4 bits where they would be sharded."""
+    if arguments.load_in_4bit and engine.shards_weights:
+        raise ValueError(
+            f"load_in_4bit is true with {engine.name}, which does not shard weights of 4 bits: "
+            "each GPU would hold them whole, as it does under DDP (torchrun alone); use that, or "
+            "LoRA without load_in_4bit"
+        )
+    if arguments.load_in_4bit and engine.is_deepspeed:
+        raise ValueError(
+            f"load_in_4bit is true with {engine.name}, which rounds float32 adapters to 16 bits; "
+            "use torchrun alone (DDP), or LoRA without load_in_4bit"
         )

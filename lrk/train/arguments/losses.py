@@ -83,11 +83,6 @@ def _check_longce(arguments: "LrkTrainingArguments") -> None:
             "token_loss is 'longce' with kernels.attention 'sdpa', which knows no documents, as "
             "which short contexts are packed: leave kernels.attention true"
         )
-    if arguments.fsdp or arguments.deepspeed:
-        raise ValueError(
-            "token_loss is 'longce' with fsdp or deepspeed; processes compute different "
-            "numbers of short contexts, so each needs all weights"
-        )
     short = arguments.longce_short_context + arguments.longce_short_stride
     if short >= arguments.target_length:
         raise ValueError(

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from transformers.trainer_pt_utils import AcceleratorConfig
+
 from lrk.train.arguments.argument import help_text
+from lrk.train.engine import FSDP2, ZERO_3, Engine
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
@@ -57,10 +60,7 @@ def check(arguments: "LrkTrainingArguments") -> None:
         if getattr(arguments, name) < least:
             allowed = "0 or positive" if least == 0 else f"at least {least}"
             raise ValueError(f"{name} is {getattr(arguments, name)}; it must be {allowed}")
-    # Older releases of transformers know the second name only.
-    checkpoints = (
-        getattr(arguments, "activation_checkpointing", None) or arguments.gradient_checkpointing
-    )
+    checkpoints = _checkpoints(arguments)
     options = getattr(arguments, "activation_checkpointing_kwargs", None)
     for name in arguments.own_checkpointing:
         said = f"{name} is {str(getattr(arguments, name)).lower()}"
@@ -98,10 +98,55 @@ def check(arguments: "LrkTrainingArguments") -> None:
         )
 
 
-def check_processes(arguments: "LrkTrainingArguments") -> None:
-    """Refuse updates before the gradients of several processes are averaged."""
-    if arguments.optimizer_in_backward and arguments.world_size > 1:
+def resolve_engine(arguments: "LrkTrainingArguments", engine: Engine) -> None:
+    """Under FSDP2 reduce gradients after each micro-batch, if it is not said otherwise.
+
+    Until they are reduced each process keeps those of whole weights, in the dtype that they are
+    computed in: 15 GiB of bf16 for a model of 8B. Long samples leave time to send them.
+    """
+    if engine.name != FSDP2:
+        return
+    config = arguments.accelerator_config
+    assert isinstance(config, AcceleratorConfig)
+    given = config.gradient_accumulation_kwargs or {}
+    config.gradient_accumulation_kwargs = {"sync_each_batch": True} | given
+
+
+def check_engine(arguments: "LrkTrainingArguments", engine: Engine) -> None:
+    """Refuse techniques that an engine undoes, and those that it has itself."""
+    if arguments.optimizer_in_backward and engine.processes > 1:
         raise ValueError(
-            f"optimizer_in_backward is true with {arguments.world_size} processes; it needs one: "
+            f"optimizer_in_backward is true with {engine.processes} processes; it needs one: "
             "it would take each process's gradients before they are averaged"
         )
+    for name in ("optimizer_in_backward", "offload_optimizer"):
+        if getattr(arguments, name) and (engine.shards_weights or engine.is_deepspeed):
+            raise ValueError(
+                f"{name} is true with {engine.name}, which puts its own parameters in the place "
+                f"of those that it would step; use {_offload_of(engine)}"
+            )
+    if arguments.tile_tokens and engine.name == ZERO_3:
+        raise ValueError(
+            f"tile_tokens is {arguments.tile_tokens} with ZeRO-3, which takes a layer's weights "
+            "away before a tile's gradients are summed; leave it 0, or use FSDP2"
+        )
+    if engine.checkpoints_activations and _checkpoints(arguments):
+        raise ValueError(
+            "FSDP's activation_checkpointing is on beside that of the arguments; a layer is "
+            "computed again by one of them: leave FSDP's out"
+        )
+    if arguments.auto_find_batch_size and engine.name == ZERO_3:
+        raise ValueError("auto_find_batch_size is true with ZeRO-3, which cannot begin again")
+
+
+def _checkpoints(arguments: "LrkTrainingArguments") -> bool:
+    """Whether layers are computed again; older releases of transformers know one name only."""
+    return bool(
+        getattr(arguments, "activation_checkpointing", None) or arguments.gradient_checkpointing
+    )
+
+
+def _offload_of(engine: Engine) -> str:
+    if engine.is_deepspeed:
+        return "zero_optimization.offload_optimizer of the DeepSpeed configuration"
+    return "fsdp_config.cpu_offload, or --fsdp_offload_params of accelerate launch"

@@ -1,5 +1,6 @@
 """All arguments of a training run, and what belongs to no subject alone."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -20,12 +21,14 @@ from lrk.train.arguments import (
     memory,
     model,
     positions,
+    processes,
     ranges,
     samples,
     saving,
 )
 from lrk.train.arguments.argument import help_text
 from lrk.train.arguments.losses import IMPACTFUL
+from lrk.train.engine import engine_of, launched_with_deepspeed
 
 # How a run was started, not what it is: left out of the resolved configuration.
 _ACTIONS = frozenset({"dry_run", "overwrite_output_dir", "resume_from_checkpoint"})
@@ -40,6 +43,7 @@ _OPENED = ("deepspeed", "accelerator_config", "fsdp_config", "parallelism_config
 class LrkTrainingArguments(
     saving.SavingArguments,
     lora.LoraArguments,
+    processes.ProcessArguments,
     memory.MemoryArguments,
     kernels.KernelArguments,
     losses.LossArguments,
@@ -85,6 +89,11 @@ class LrkTrainingArguments(
         metadata=help_text("bf16 autocast (default: where the processor has bf16 arithmetic)"),
     )
 
+    fsdp: bool | str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata=help_text("shard the weights over all processes, by FSDP2 (fsdp_config: how)"),
+    )
+
     def __post_init__(self) -> None:
         ranges.check_given(self)
         # transformers rewrites values in its __post_init__: note first what was given.
@@ -98,6 +107,8 @@ class LrkTrainingArguments(
             unset_hf_deepspeed_config()
             given = [name for name in _OPENED if name in self._given]
             what = " and ".join(f"{name} is {getattr(self, name)!r}" for name in given)
+            if not given and launched_with_deepspeed():
+                what = "accelerate launch asks for DeepSpeed"
             install = "; `pip install deepspeed`" if isinstance(error, ImportError) else ""
             said = " ".join(f"{what or 'an argument'}, which cannot be used: {error}".split())
             raise ValueError(said + install) from error
@@ -105,13 +116,17 @@ class LrkTrainingArguments(
         if self.accelerator_config.dispatch_batches is None:
             # accelerate's own choice is true for a stream.
             self.accelerator_config.dispatch_batches = False
+        memory.resolve_engine(self, engine_of(self))
         self._as_made: dict[str, Any] = self.to_dict()
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} GPUs, over which packed documents cannot be "
                 f"split: start one process a GPU, torchrun --nproc_per_node {self.n_gpu}"
             )
-        memory.check_processes(self)
+        engine = processes.check(self)
+        memory.check_engine(self, engine)
+        lora.check_engine(self, engine)
+        saving.check_engine(self, engine)
         if self.accelerator_config.dispatch_batches:
             raise ValueError(
                 "accelerator_config.dispatch_batches must not be true: it slices batches by row, "
@@ -146,8 +161,12 @@ class LrkTrainingArguments(
         return None if loss_alone else self.impactful_tokens
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without secrets: transformers pickles the arguments into every checkpoint."""
+        """Without secrets and process groups: transformers pickles the arguments into every
+        checkpoint."""
         kept = without_secrets(self.__dict__)
+        if self.parallelism_config is not None:
+            kept["parallelism_config"] = copy.copy(self.parallelism_config)
+            kept["parallelism_config"].device_mesh = None
         return dict.fromkeys(self.__dict__.keys() - kept.keys()) | kept
 
     def _resolve(self) -> None:
@@ -160,6 +179,7 @@ class LrkTrainingArguments(
             self.dataloader_pin_memory = False
         if self.bf16 is None:
             self.bf16 = not self.fp16 and _multiplies_bf16(self.use_cpu)
+        processes.resolve(self)
         samples.resolve(self)
         data.resolve(self)
         kernels.resolve(self)
