@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations import deepspeed as zero
 
+from lrk.device_map import weights_brought
 from lrk.weight_index import read_index
 
 # Elements of a tensor that its fingerprint reads.
@@ -76,8 +80,19 @@ def meta_model(config: PretrainedConfig) -> PreTrainedModel:
 
     The config stays as it is; transformers would note in it what it chose.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), made_whole():
         return AutoModelForCausalLM.from_config(copy.deepcopy(config))
+
+
+@contextmanager
+def made_whole() -> Iterator[None]:
+    """Models that are made in the block are of one process: ZeRO-3 would share them out at once."""
+    shared_out_by = zero._hf_deepspeed_config_weak_ref
+    zero.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        zero._hf_deepspeed_config_weak_ref = shared_out_by
 
 
 def load_weights(argument: str, name: str, gguf_file: str | None, **options: Any) -> Any:
@@ -128,11 +143,22 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 
 
 def fingerprint_weights(model: PreTrainedModel) -> str:
-    """Of 1,024 elements of each parameter, evenly spread: training changes some of them."""
-    digest = hashlib.sha256()
+    """Of 1,024 elements of each parameter, evenly spread: training changes some of them.
+
+    Weights that a `device_map` left on the host or on disk are read one module at a time.
+    """
+    digest, tied = hashlib.sha256(), None
+    if model.config.get_text_config().tie_word_embeddings:
+        tied = getattr(model.get_output_embeddings(), "weight", None)
     for name, parameter in model.named_parameters():
-        flat = parameter.detach().flatten()
-        sampled = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu()
+        is_input = parameter is getattr(model.get_input_embeddings(), "weight", None)
+        if parameter.is_meta and parameter is tied and not is_input:
+            continue  # Brought for a call and left again, the two are no longer one object.
+        owner, _, leaf = name.rpartition(".")
+        module = model.get_submodule(owner)
+        with weights_brought(module):
+            flat = module.get_parameter(leaf).detach().flatten()
+            sampled = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu()
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         digest.update(sampled.numpy().tobytes())
     return digest.hexdigest()[:16]

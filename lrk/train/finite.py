@@ -62,7 +62,7 @@ class FiniteSteps(InterruptibleSteps, WholeCheckpoints):
         scales_loss = self.accelerator.scaler is not None
         decisive = float(self.accelerator.reduce(loss, "mean")) if scales_loss else norm
         if not math.isfinite(decisive):
-            self._stop(float(loss), norm)
+            self._stop(float(self.accelerator.reduce(loss, "mean")), norm)
         return norm
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +119,8 @@ def _not_finite(model: nn.Module) -> list[str]:
 
 
 def _local(parameter: nn.Parameter) -> Tensor:
-    tensor = parameter.detach()
+    # ZeRO-3 leaves an empty parameter, and its part beside it.
+    tensor = getattr(parameter, "ds_tensor", parameter).detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

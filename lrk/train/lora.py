@@ -11,10 +11,13 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lrk.pretrained import meta_model
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.engine import FSDP2, engine_of
 
 
 def check_adapters(config: PretrainedConfig, arguments: LrkTrainingArguments) -> None:
@@ -53,7 +56,19 @@ def add_lora(model: PreTrainedModel, arguments: LrkTrainingArguments) -> PeftMod
     adapted = get_peft_model(model, config)
     if is_tied:
         _check_tied(model, arguments)
+        if engine_of(arguments).name == FSDP2:
+            _untie_originals(adapted)
     return adapted
+
+
+def _untie_originals(model: PeftModel) -> None:
+    """What is trained whole keeps its original beside it, tied to the head or the embeddings as it
+    was: FSDP2 takes no weight twice."""
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for name, weight in list(module.original_module.named_parameters(recurse=False)):
+                copied = nn.Parameter(weight.detach().clone(), requires_grad=False)
+                module.original_module.register_parameter(name, copied)
 
 
 def _check_tied(model: PreTrainedModel, arguments: LrkTrainingArguments) -> None:

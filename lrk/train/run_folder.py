@@ -1,11 +1,17 @@
 """The output folder of a run: what it holds, and whether a new run may write there."""
 
 import logging
+import os
+import time
 from pathlib import Path
+from tempfile import mkstemp
 
-from lrk.atomic import remove
+from accelerate.utils import gather_object
+
+from lrk.atomic import PREFIX, remove
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.checkpoints import checkpoints, damage
+from lrk.train.checkpoints import check_engine, checkpoints, damage
+from lrk.train.collective import done_by_main, place
 from lrk.train.identity import check_settings
 from lrk.weight_index import INDEX
 
@@ -31,7 +37,59 @@ _RUN_FILES = (
     INDEX,
 )
 
+# A network file system may show another node's file late.
+_PATIENCE_S = 30.0
+
 logger = logging.getLogger(__name__)
+
+
+def check_together(arguments: LrkTrainingArguments) -> str | None:
+    """`check` by the main process for all, and that all have the same folder; a collective.
+
+    Raises:
+        ValueError: in every process, as `check` and `check_shared`.
+    """
+    check_shared(arguments)
+    return done_by_main(lambda: check(arguments))
+
+
+def check_shared(arguments: LrkTrainingArguments) -> None:
+    """Find out whether all processes see what the main one writes into the output folder.
+
+    Raises:
+        ValueError: if some do not.
+    """
+    if arguments.world_size == 1:
+        return
+    folder = Path(arguments.output_dir or "")
+    sign = done_by_main(lambda: _new_file(folder))
+    blind = gather_object([None if _appears(folder, sign) else place()])
+    if arguments.process_index == 0:
+        (folder / sign).unlink(missing_ok=True)
+    if named := [each for each in blind if each]:
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        raise ValueError(
+            f"output_dir {arguments.output_dir!r} is not one folder for all processes: what "
+            f"process 0 writes there is not seen by {', '.join(named[:3])}{more}; put it on a file "
+            "system that all nodes share"
+        )
+
+
+def _new_file(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, path = mkstemp(prefix=PREFIX, dir=folder)
+    os.close(descriptor)
+    return Path(path).name
+
+
+def _appears(folder: Path, name: str) -> bool:
+    deadline = time.monotonic() + _PATIENCE_S
+    # To list a folder asks its server, to look for a file may be answered from a cache.
+    while not (folder.is_dir() and name in os.listdir(folder)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def check(arguments: LrkTrainingArguments) -> str | None:
@@ -69,6 +127,7 @@ def check(arguments: LrkTrainingArguments) -> str | None:
     if checkpoint is None:
         return None
     check_settings(checkpoint, arguments)
+    check_engine(checkpoint, arguments)
     return str(checkpoint)
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -28,11 +28,15 @@ from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.recipe.selection import Selection
 from lrk.recipe.tokens import prompt_ids
 from lrk.recipe.upsample import length_upsampled
+from lrk.share import local_share
 from lrk.train import identity, run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.arguments.positions import rope_plan
+from lrk.train.collective import raised_by_all
 from lrk.train.disk_space import check_disk_space
+from lrk.train.engine import engine_of
 from lrk.train.extension import extend
+from lrk.train.gathering import gathered
 from lrk.train.lora import add_lora, check_adapters, merge_lora
 from lrk.train.loss_curve import draw_loss_curve
 from lrk.train.new_distances import check_new_distances
@@ -63,15 +67,17 @@ def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> Lr
     Raises:
         ValueError: in one sentence, for anything that the arguments get wrong.
     """
-    run_folder.check(arguments)
+    run_folder.check_together(arguments)
     installed_attention(arguments.kernels["attention"])
     config = load_config(arguments)
     check_attention_fits(arguments, config)
     check_adapters(config, arguments)
     check_late_parts(arguments, config)
-    check_hub(arguments)
+    with raised_by_all():
+        check_hub(arguments)
     tokenizer = load_tokenizer(arguments, config)
-    samples, evaluation = load_samples(arguments, tokenizer)
+    with raised_by_all():
+        samples, evaluation = load_samples(arguments, tokenizer)
     check_disk_space(arguments, config, steps_of(arguments, samples))
     placement, window = training_placement(arguments, tokenizer), config.max_position_embeddings
     new_distances = check_new_distances(samples, placement, arguments.target_length, window, config)
@@ -84,18 +90,21 @@ def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> Lr
 def load_samples(
     arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[Samples | MixedSamples | SampleStream, Samples | None]:
-    """The samples to train on, and those to evaluate on, if there are any."""
+    """The samples to train on, and those to evaluate on, if there are any.
+
+    No process waits for another at a barrier, whose limit a large corpus exceeds: of those that
+    share a cache one tokenizes (`tokenize`), and of those on a machine each checks some hashes.
+    """
     selection = check_data(arguments, tokenizer)
     length = text_length(arguments, tokenizer)
-    with arguments.main_process_first(desc="preparing the data"):
-        samples: Samples | MixedSamples | SampleStream
-        if arguments.streaming:
-            samples = _stream(arguments, tokenizer, selection)
-        elif arguments.data_shares is not None:
-            samples = _mixed(arguments, tokenizer, selection)
-        else:
-            documents = _tokenized(arguments, tokenizer, arguments.data, upsample=True)
-            samples = Samples(documents, length, arguments.pack, selection)
+    samples: Samples | MixedSamples | SampleStream
+    if arguments.streaming:
+        samples = _stream(arguments, tokenizer, selection)
+    elif arguments.data_shares is not None:
+        samples = _mixed(arguments, tokenizer, selection)
+    else:
+        documents = _tokenized(arguments, tokenizer, arguments.data, upsample=True)
+        samples = Samples(documents, length, arguments.pack, selection)
     return samples, evaluation_samples(arguments, tokenizer)
 
 
@@ -150,10 +159,9 @@ def evaluation_samples(
     """The samples to evaluate on, if there are any."""
     if not arguments.eval_data:
         return None
-    with arguments.main_process_first(desc="preparing the data"):
-        documents = _tokenized(arguments, tokenizer, arguments.eval_data, upsample=False)
-        # A packed sample would not span the length that it is evaluated at.
-        return Samples(documents, arguments.train_length, pack=False)
+    documents = _tokenized(arguments, tokenizer, arguments.eval_data, upsample=False)
+    # A packed sample would not span the length that it is evaluated at.
+    return Samples(documents, arguments.train_length, pack=False)
 
 
 def text_length(arguments: LrkTrainingArguments, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -205,13 +213,13 @@ def _tokenized(
             arguments.assistant_only,
             arguments.split_special_tokens,
         )
-    longer_than = arguments.upsample_longer_than if upsample else None
+    longer_than, share = arguments.upsample_longer_than if upsample else None, local_share()
     if longer_than is None:
-        return open_prepared(sources, tokenizer)
+        return open_prepared(sources, tokenizer, share)
     return concatenate_datasets(
         [
             length_upsampled(
-                open_prepared([source], tokenizer), longer_than, arguments.upsample_factor
+                open_prepared([source], tokenizer, share), longer_than, arguments.upsample_factor
             )
             for source in sources
         ]
@@ -258,22 +266,25 @@ def build_trainer(
         ValueError: if the output folder holds another run, tokenizer or attention and model do not
             fit, or the model cannot be extended or patched.
     """
-    checkpoint = run_folder.check(arguments)
+    checkpoint = run_folder.check_together(arguments)
     check_vocabulary(tokenizer, model.config.vocab_size)
     check_attention_fits(arguments, model.config)
     # Other processes may have no weights yet, and write no checkpoint.
-    content = identity.content(model, samples) if arguments.process_index == 0 else {}
-    if checkpoint is not None and content:
-        identity.check_content(Path(checkpoint), content, arguments)
+    content = {}
+    with raised_by_all():
+        if arguments.process_index == 0:
+            content = identity.content(model, samples)
+            if checkpoint is not None:
+                identity.check_content(Path(checkpoint), content, arguments)
     base_model = base_model or arguments.model_name_or_path
     rope_before, goes_on = model.config.rope_parameters, base_model != arguments.model_name_or_path
     extend(model, arguments.target_length, rope_plan(arguments), may_have_been=goes_on)
     tokenizer.model_max_length = model.config.max_position_embeddings
     check_savable(model, tokenizer, arguments)
-    patch(model, **arguments.kernels, tile_tokens=arguments.tile_tokens)
     # So that adapters begin the same whatever the process did before.
     set_seed(arguments.seed)
     trained = add_lora(model, arguments) if arguments.lora_rank else model
+    patch(trained, **arguments.kernels, tile_tokens=arguments.tile_tokens)
     settings = identity.settings(arguments)
     trainer = LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
     trainer.base_model, trainer.checkpoint = base_model, checkpoint
@@ -284,6 +295,8 @@ def build_trainer(
 
 def run(trainer: LrkTrainer) -> LrkTrainer:
     """Train, evaluate, save; `trainer.model` is then the model that was saved.
+
+    Where an engine keeps it in parts, that is so in the main process alone.
 
     The output folder ends up with the model and tokenizer as any program that knows transformers
     loads them, `config.yaml`, `environment.json`, `metrics.jsonl`, `loss.png`, `README.md` (a model
@@ -299,22 +312,23 @@ def run(trainer: LrkTrainer) -> LrkTrainer:
     """
     arguments = trainer.args
     folder = Path(arguments.output_dir or "")
-    # No process may write before all have seen what the folder holds.
-    trainer.accelerator.wait_for_everyone()
     main = trainer.is_world_process_zero()
-    with locked(folder) if main else nullcontext(), trainer.signals:
-        if main:
-            _begin(trainer, folder)
-        trainer.accelerator.wait_for_everyone()
+    with ExitStack() as held, trainer.signals:
+        with raised_by_all():
+            if main:
+                held.enter_context(locked(folder))
+                _begin(trainer, folder)
         trainer.train(resume_from_checkpoint=trainer.checkpoint)
         if trainer.eval_dataset is not None and not _evaluated_at_the_end(trainer):
             trainer.evaluate_at_the_end()
         if trainer.is_stopped:
             raise trainer.interrupted()
         save(trainer, folder)
-        if main:
-            draw_loss_curve(folder / run_folder.METRICS_FILE, folder / run_folder.LOSS_CURVE_FILE)
-            trainer.create_model_card()
+        with raised_by_all():
+            if main:
+                metrics = folder / run_folder.METRICS_FILE
+                draw_loss_curve(metrics, folder / run_folder.LOSS_CURVE_FILE)
+                trainer.create_model_card()
     if arguments.push_to_hub:
         trainer.push_to_hub(commit_message="Model save", revision=arguments.hub_revision)
     return trainer
@@ -342,18 +356,25 @@ def save(trainer: LrkTrainer, folder: Path) -> None:
     A model that the folder holds is replaced when the new one is complete.
     """
     trainer.check_weights()
+    main, engine = trainer.is_world_process_zero(), engine_of(trainer.args)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(model, PeftModel):
-        if trainer.is_world_process_zero():
-            with atomic.atomic_folder(folder / run_folder.ADAPTER_FOLDER) as whole:
-                model.save_pretrained(str(whole))
-        trainer.model = model = merge_lora(model)
-    # Training switches the cache off, but who loads the model wants to generate with it.
-    model.config.use_cache = True
-    saves = trainer.args.should_save
-    with atomic.files_moved_into(folder) if saves else nullcontext(folder) as whole:
-        trainer.save_model(str(whole), _internal_call=True)
-    model.config.use_cache = trainer.args.use_cache
+    if engine.shards_weights or engine.is_deepspeed:
+        model = gathered(model, trainer.dtypes, engine, main)
+        trainer.was_gathered = True
+    with raised_by_all():
+        if isinstance(model, PeftModel):
+            if main:
+                with atomic.atomic_folder(folder / run_folder.ADAPTER_FOLDER) as whole:
+                    model.save_pretrained(str(whole))
+            model = merge_lora(model)
+        if model is not None:
+            trainer.model = model
+            # Training switches the cache off, but who loads the model wants to generate with it.
+            model.config.use_cache = True
+            saves = trainer.args.should_save
+            with atomic.files_moved_into(folder) if saves else nullcontext(folder) as whole:
+                trainer.save_model(str(whole), _internal_call=True)
+            model.config.use_cache = trainer.args.use_cache
 
 
 def _evaluated_at_the_end(trainer: LrkTrainer) -> bool:

@@ -8,7 +8,7 @@ appears when it is complete.
 import gc
 import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -30,9 +30,11 @@ from lrk.merge.shard import StoredTensor
 from lrk.pretrained import meta_model
 from lrk.recipe import Samples, SampleStream, stream_documents
 from lrk.recipe.prepared import is_prepared, open_prepared
+from lrk.share import local_share
 from lrk.train import run_folder
 from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
 from lrk.train.checkpoints import checkpoints
+from lrk.train.collective import raised_by_all
 from lrk.train.dry_run import dry_run
 from lrk.train.identity import is_way
 from lrk.train.model_card import merge_card
@@ -167,7 +169,10 @@ def run_stages(staged: StagedRun) -> str:
         finite.NotFiniteError: as in one run.
     """
     check(staged)
-    with locked(staged.output_dir) if PartialState().is_main_process else nullcontext():
+    with ExitStack() as held:
+        with raised_by_all():
+            if PartialState().is_main_process:
+                held.enter_context(locked(staged.output_dir))
         return _run_stages(staged)
 
 
@@ -350,7 +355,7 @@ def _check_training(arguments: LrkTrainingArguments) -> None:
         length = arguments.train_length if evaluates else text_length(arguments, tokenizer)
         pack, selection = (False, None) if evaluates else (arguments.pack, chosen)
         if any(map(is_prepared, sources)):
-            Samples(open_prepared(sources, tokenizer), length, pack, selection)
+            Samples(open_prepared(sources, tokenizer, local_share()), length, pack, selection)
             continue
         documents = stream_documents(sources, arguments.text_column)
         stream = SampleStream(
@@ -420,9 +425,9 @@ def _once(action: Callable[[], None]) -> None:
     """Do it in the first process of several, while the others wait."""
     state = PartialState()
     state.wait_for_everyone()
-    if state.is_main_process:
-        action()
-    state.wait_for_everyone()
+    with raised_by_all():
+        if state.is_main_process:
+            action()
 
 
 def _release_memory() -> None:

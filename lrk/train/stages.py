@@ -27,6 +27,7 @@ from lrk.merge import Linear, Slerp, TaskArithmetic
 from lrk.merge.rules import Rule
 from lrk.train.arguments import LrkTrainingArguments, without_secrets
 from lrk.train.arguments.lora import LoraArguments
+from lrk.train.engine import engine_of
 from lrk.train.nearest import did_you_mean
 from lrk.train.parser import STAGES, read_configuration, underscored, values
 
@@ -57,7 +58,7 @@ _OF_ADAPTERS = tuple(LoraArguments.__annotations__)
 _OF_MERGED_MODEL = ("eval_data", "eval_lengths", "eval_position_method")
 _ACTIONS = ("resume_from_checkpoint", "overwrite_output_dir", "dry_run")
 _OF_RUN = ("output_dir", "model_name_or_path", "gguf_file", *_ACTIONS, STAGES)
-_NOT_OF_EVALUATION = ("model", "output_dir", "dry_run", "overwrite_output_dir")
+_NOT_OF_EVALUATION = ("model", "output_dir", "dry_run", "overwrite_output_dir", "shard")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 Mapped = dict[str, Any]
@@ -361,7 +362,7 @@ def _check(staged: StagedRun) -> None:
     """Make all arguments once, which checks them."""
     for stage in staged.stages:
         try:
-            processes = stage.arguments(*staged.start_of(stage)).world_size
+            processes = engine_of(stage.arguments(*staged.start_of(stage))).processes
             if stage.evaluation_arguments() is not None and processes > 1:
                 raise ValueError(
                     f"{EVALUATION} is given with {processes} processes; lrk-eval runs in one, for "

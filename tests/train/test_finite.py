@@ -1,17 +1,20 @@
 """A step whose gradient is not finite is not taken, and what led to it is kept."""
 
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from lrk.train import LrkTrainer, train
+from lrk.train import LrkTrainer, LrkTrainingArguments, train
 from lrk.train.checkpoints import checkpoints, damage
 from lrk.train.command import main
 from lrk.train.finite import NotFiniteError, _are_finite, step_tensors
 from lrk.train.session import run, set_up
+from studies.ranks import fsdp_on_cpu, run_ranks
 
 BAD_STEP = 3
 OPTIONS = {
@@ -192,3 +195,44 @@ def test_one_bad_weight_among_the_largest_is_found(bad, dtype):
     with torch.no_grad():
         model.weight[6, 299] = bad
     assert not _are_finite(model.parameters())
+
+
+def spoiled_in_a_rank(options: dict[str, Any], cache: Path) -> list[str]:
+    """A loss that is NaN in the second process, then a weight of which it alone has the part."""
+    datasets.config.HF_DATASETS_CACHE = cache
+    step = LrkTrainer.compute_loss
+
+    def compute_loss(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = step(self, *args, **kwargs)
+        is_bad = self.state.global_step + 1 == BAD_STEP and self.args.process_index == 1
+        return loss * float("nan") if is_bad else loss
+
+    LrkTrainer.compute_loss = compute_loss  # type: ignore[method-assign]
+    with fsdp_on_cpu():
+        trainer = set_up(LrkTrainingArguments(**options))
+        with pytest.raises(NotFiniteError) as of_step:
+            run(trainer)
+        with torch.no_grad():
+            if trainer.args.process_index == 1:
+                trainer.model.model.norm.weight.to_local()[-1] = float("inf")
+        with pytest.raises(NotFiniteError) as of_weights:
+            trainer.check_weights()
+    return [str(of_step.value), str(of_weights.value)]
+
+
+def test_shards_of_several_processes(options, tmp_path):
+    sharded = {"version": 2, "state_dict_type": "SHARDED_STATE_DICT"}
+    given = {**options, **OPTIONS, "fsdp": True, "fsdp_config": sharded}
+    found = run_ranks(spoiled_in_a_rank, 2, given, tmp_path)
+    folder = Path(options["output_dir"]) / f"not-finite-{BAD_STEP}"
+    assert damage(folder) is None
+    assert (folder / "pytorch_model_fsdp_0" / "__1_0.distcp").is_file()
+    batches = [load_file(folder / f"batch-{rank}.safetensors") for rank in range(2)]
+    for (of_step, of_weights), batch in zip(found, batches, strict=True):
+        assert f"step {BAD_STEP} has loss " in of_step
+        assert "gradient norm nan" in of_step
+        samples = batch["sample_index"].tolist()
+        assert f"(samples {', '.join(map(str, samples))})" in of_step
+        assert "weights that are not finite" in of_weights
+    assert not set(batches[0]["sample_index"].tolist()) & set(batches[1]["sample_index"].tolist())
+    assert "(model.norm.weight and 0 more)" in found[1][1]

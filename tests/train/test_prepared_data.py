@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lrk.data import Preparation, prepare
-from lrk.recipe import ImpactfulTokens
-from lrk.train import LrkTrainer, train
+from lrk.recipe import ImpactfulTokens, prepared
+from lrk.train import LrkTrainer, LrkTrainingArguments, train
 from lrk.train.dry_run import dry_run
 from lrk.train.session import load_samples, set_up
+from studies.ranks import run_ranks
 from studies.tiny import train_tokenizer
 
 
@@ -33,9 +34,39 @@ def weights(trainer: LrkTrainer) -> list[torch.Tensor]:
 
 def test_a_prepared_folder_trains_like_its_documents(arguments, folder, tmp_path):
     raw = train(arguments())
-    prepared = train(arguments(data=[folder], output_dir=str(tmp_path / "prepared-run")))
-    assert len(raw.train_dataset) == len(prepared.train_dataset)
-    assert all(map(torch.equal, weights(raw), weights(prepared)))
+    made = train(arguments(data=[folder], output_dir=str(tmp_path / "prepared-run")))
+    assert len(raw.train_dataset) == len(made.train_dataset)
+    assert all(map(torch.equal, weights(raw), weights(made)))
+
+
+def set_up_in_a_rank(options: dict) -> tuple[str, list[str]]:
+    """What it says of the data, and which shards it has read."""
+    hashed: list[str] = []
+    sha256_of = prepared.sha256_of
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    prepared.sha256_of = noted  # type: ignore[assignment]
+    try:
+        set_up(LrkTrainingArguments(**options, use_cpu=True))
+    except ValueError as error:
+        return str(error), hashed
+    return "", hashed
+
+
+def test_each_rank_checks_some_hashes_and_all_end_with_the_sentence_of_one(options, folder):
+    path = Path(folder) / "documents-00001.arrow"
+    content = path.read_bytes()
+    path.write_bytes(content[:-400] + bytes([content[-400] ^ 1]) + content[-399:])
+    found = run_ranks(set_up_in_a_rank, 2, options | {"data": [folder]})
+    sentences, hashed = zip(*found, strict=True)
+    assert "documents-00001.arrow' is damaged: its hash is not that of" in sentences[0]
+    assert sentences[0] == sentences[1]
+    assert sorted(hashed[0] + hashed[1]) == [
+        file.name for file in sorted(Path(folder).glob("doc*"))
+    ]
 
 
 def test_selections_train(arguments, folder, table, tmp_path):

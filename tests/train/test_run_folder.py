@@ -1,12 +1,15 @@
+import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from lrk.train import run_folder
+from lrk.train import LrkTrainingArguments, run_folder
 from lrk.train.manifest import write_manifest
+from studies.ranks import run_ranks
 
 
 @pytest.fixture
@@ -117,3 +120,37 @@ def test_a_file_is_no_folder(arguments, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
         run_folder.check(arguments(output_dir=str(tmp_path / "file")))
+
+
+def looked_for(options: dict[str, Any], folders: list[str]) -> str:
+    """What a rank says of an output folder of its own, or of one that it shares."""
+    rank = int(os.environ["RANK"])
+    arguments = LrkTrainingArguments(**{**options, "output_dir": folders[rank]})
+    run_folder._PATIENCE_S = 0.1
+    try:
+        return str(run_folder.check_together(arguments))
+    except ValueError as error:
+        return str(error)
+
+
+def test_a_folder_that_is_not_shared_by_all_processes(options, tmp_path):
+    one, other = str(tmp_path / "one"), str(tmp_path / "other")
+    found = run_ranks(looked_for, 2, options, [one, other], timeout=60)
+    for folder, sentence in zip((one, other), found, strict=True):
+        assert sentence.startswith(f"output_dir {folder!r} is not one folder for all processes")
+        assert "not seen by process 1 on " in sentence
+        assert "process 0 on" not in sentence
+    assert not list((tmp_path / "one").iterdir())
+
+
+def test_a_folder_that_is_shared_by_all_processes(options, tmp_path):
+    shared = str(tmp_path / "shared")
+    assert run_ranks(looked_for, 2, options, [shared, shared], timeout=60) == ["None", "None"]
+
+
+def test_all_processes_hear_of_another_run(options, tmp_path):
+    """The main process looks for all."""
+    (tmp_path / "model.safetensors").touch()
+    folder = str(tmp_path)
+    for sentence in run_ranks(looked_for, 2, options, [folder, folder], timeout=60):
+        assert "holds another run (model.safetensors)" in sentence

@@ -3,11 +3,14 @@
 import itertools
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -23,12 +26,13 @@ from transformers import (
 
 import lrk
 from lrk.positions import scaled_rope_theta
-from lrk.recipe import Placement, Samples
-from lrk.train import LrkTrainer, build_trainer, run, train
+from lrk.recipe import Placement, Samples, tokens
+from lrk.train import LrkTrainer, LrkTrainingArguments, build_trainer, run, train
 from lrk.train.dry_run import dry_run
-from lrk.train.pretrained import check_attention_fits, load_config
-from lrk.train.session import set_up
+from lrk.train.pretrained import check_attention_fits, load_config, load_tokenizer
+from lrk.train.session import load_samples, set_up
 from lrk.train.telemetry import read_metrics
+from studies.ranks import run_ranks
 
 STOCK = """
 import sys
@@ -125,6 +129,39 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tmp_path, stop, lor
     assert_same_weights(weights(straight), weights(resumed))
     rows = [row for row in read_metrics(tmp_path / "resumed" / "metrics.jsonl") if "loss" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def prepared_in_a_rank(options: dict, log: Path) -> tuple[int, int]:
+    """How many samples there are, made without a barrier; `log` has a line for each tokenizing."""
+    rows = tokens._text_rows
+
+    def noted(*given):
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
+        return rows(*given)
+
+    def barrier(*given, **named):
+        raise AssertionError("the others would wait, and no longer than a collective may")
+
+    tokens._text_rows = noted
+    torch.distributed.barrier = barrier
+    datasets.config.HF_DATASETS_CACHE = log.parent / "cache"
+    arguments = LrkTrainingArguments(**options, use_cpu=True)
+    assert arguments.world_size == 2
+    tokenizer = load_tokenizer(arguments, load_config(arguments))
+    samples, evaluation = load_samples(arguments, tokenizer)
+    assert evaluation is not None
+    return len(samples), len(evaluation)
+
+
+def test_one_rank_tokenizes_and_none_waits_at_a_barrier(options, corpus, tmp_path):
+    """Corpora of hours met the limit of a collective, and all ranks but one died."""
+    log = tmp_path / "log"
+    options |= {"eval_data": [str(corpus / "held_out")]}
+    first, second = run_ranks(prepared_in_a_rank, 2, options, log)
+    assert first == second
+    assert len(log.read_text().split()) == 2, "a batch to train on, a batch to evaluate on"
 
 
 def test_every_sample_is_placed_anew_in_every_epoch(arguments, monkeypatch):
