@@ -2,6 +2,6 @@
 
 from lrk.data.prepare import Preparation, prepare
 from lrk.data.select import SelectionRun, select
-from lrk.data.shards import Share
+from lrk.share import Share
 
 __all__ = ["Preparation", "SelectionRun", "Share", "prepare", "select"]

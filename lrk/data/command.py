@@ -13,10 +13,10 @@ from transformers.hf_argparser import string_to_bool
 from lrk.command import RunError, run_command
 from lrk.data.prepare import SHARD_CHARACTERS, Preparation, prepare
 from lrk.data.select import SUMMARY, SelectionRun, report, select
-from lrk.data.shards import Share
 from lrk.pretrained import load_auto
 from lrk.recipe.prepared import MANIFEST_FILE, Manifest
 from lrk.recipe.selection import RULES
+from lrk.share import Share
 from lrk.train.arguments import TRAIN_SHARE
 from lrk.train.parser import underscored
 
@@ -178,7 +178,7 @@ def _summary(folder: str, manifest: Manifest, names: Sequence[str]) -> dict[str,
 
 def _unfinished(namespace: argparse.Namespace) -> int:
     print(
-        f"{namespace.output_dir}: the shards of {namespace.shard.index}/{namespace.shard.count} "
+        f"{namespace.output_dir}: the shards of {namespace.shard} "
         "are there; when all are, run the command once more to complete the manifest"
     )
     return 0

@@ -12,8 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lrk.data.shards import (
     Columns,
-    Share,
-    at_work,
     begin,
     check_free,
     make_missing,
@@ -36,6 +34,7 @@ from lrk.recipe.tokens import (
     tokenized_rows,
 )
 from lrk.sealed import digest
+from lrk.share import Share, at_work
 
 # Characters of text in a shard, about 16 million tokens of English: 64 MiB.
 SHARD_CHARACTERS = 2**26

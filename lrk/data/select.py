@@ -14,8 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lrk.data.shards import (
     Columns,
-    Share,
-    at_work,
     begin,
     check_free,
     make_missing,
@@ -28,6 +26,7 @@ from lrk.recipe.fingerprint import tokenizer_fingerprint
 from lrk.recipe.prepared import MANIFEST_FILE, Manifest, open_prepared, read_manifest, sha256_of
 from lrk.recipe.samples import check_length, choice_of
 from lrk.recipe.selection import POSITIONS, Selection, selection_of
+from lrk.share import Share, at_work
 
 # Beside the tokens: how many the row was chosen from, and from the first to the last one kept; how
 # many of them stood in sentences that qualify, and how many kept ones did not.

@@ -12,8 +12,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,7 +23,6 @@ from datasets import Dataset, Features
 
 from lrk import atomic
 from lrk.lock import PREFIX as LOCKS
-from lrk.lock import locked
 from lrk.recipe.prepared import (
     MANIFEST_FILE,
     Manifest,
@@ -36,40 +34,12 @@ from lrk.recipe.prepared import (
     shard_name,
 )
 from lrk.recipe.samples import document_lengths
+from lrk.share import Share
 from lrk.versions import installed_version
 
 Columns = Mapping[str, list[Any]]
 # Makes the columns of a shard, some documents at a time, from what describes it.
 Make = Callable[[Any], Iterator[Columns]]
-
-
-@dataclass(frozen=True)
-class Share:
-    """The part of the shards that one machine makes: those whose number is `index` modulo `count`.
-
-    Raises:
-        ValueError: unless 0 <= index < count.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
-            raise ValueError(
-                f"shard is {self.index}/{self.count}; it must read i/n with i from 0 to n - 1"
-            )
-
-    @classmethod
-    def parse(cls, text: str) -> "Share":
-        """`3/8`: the fourth of eight."""
-        index, slash, count = text.partition("/")
-        if not (slash and index.isdecimal() and count.isdecimal()):
-            raise ValueError(f"shard is {text!r}; it must read i/n, such as 0/4")
-        return cls(int(index), int(count))
-
-    def has(self, number: int) -> bool:
-        return number % self.count == self.index
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -81,25 +51,6 @@ def versions() -> dict[str, str]:
     packages = ("lrk", "transformers", "tokenizers", "datasets", "pyarrow", "numpy")
     found = {name: installed_version(name) or "not installed" for name in packages}
     return {"python": platform.python_version(), **found}
-
-
-@contextmanager
-def at_work(folder: Path, share: Share) -> Iterator[None]:
-    """Hold a share of a folder, beside those who make other shares of as many.
-
-    Raises:
-        ValueError: if another process makes the same share, or the folder is shared otherwise.
-    """
-    part = "" if share.count == 1 else f"-{share.index}-of-{share.count}"
-    with locked(folder, part[1:]):
-        for lock in folder.glob(f"{LOCKS}*"):
-            other = lock.name.removeprefix(LOCKS)
-            if other != part and not (part and other.endswith(f"-of-{share.count}")):
-                with locked(folder, other[1:]):
-                    pass
-        if not part:
-            atomic.remove_temporaries(folder)
-        yield
 
 
 def check_free(folder: Path, manifest: Manifest) -> None:

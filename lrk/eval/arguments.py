@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from lrk.eval import decoding, short_context
@@ -11,14 +12,16 @@ from lrk.eval.longppl import SHORT_CONTEXT, SHORT_STRIDE
 from lrk.eval.tasks import GRID, TASKS
 from lrk.field_types import check_types
 from lrk.pretrained import check_device, default_device
+from lrk.share import Share, local_share, process_share
 from lrk.train.nearest import require_one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 LOSS_TASKS = ("perplexity", "loss_by_position", "longppl")
 ALL_TASKS = (*TASKS, *LOSS_TASKS)
 
 # How a run is started, not what it measures: left out of what is stored.
-_ACTIONS = ("dry_run", "overwrite_output_dir")
+_ACTIONS = ("dry_run", "overwrite_output_dir", "shard")
 
 
 def _help(text: str) -> dict[str, str]:
@@ -42,7 +45,17 @@ class EvalArguments:
     )
     dtype: str = field(default="auto", metadata=_help(f"dtype of the weights: {', '.join(DTYPES)}"))
     device: str | None = field(
-        default=None, metadata=_help("device (default: the accelerator if there is one)")
+        default=None,
+        metadata=_help(
+            "device (default: the accelerator if there is one; of several processes each its own)"
+        ),
+    )
+    device_map: str | None = field(
+        default=None,
+        metadata=_help(
+            "spread a model over all accelerators, and the memory and disk of the machine; how: "
+            + ", ".join(DEVICE_MAPS)
+        ),
     )
     patch: bool | None = field(
         default=None,
@@ -125,6 +138,10 @@ class EvalArguments:
     overwrite_output_dir: bool = field(
         default=False, metadata=_help("delete the results that output_dir holds")
     )
+    shard: str | None = field(
+        default=None,
+        metadata=_help("run part I of N of the cells alone, written I/N, from 0/N to N-1/N"),
+    )
     dry_run: bool = field(
         default=False, metadata=_help("check everything, print counts and one example, and stop")
     )
@@ -136,7 +153,7 @@ class EvalArguments:
                 raise ValueError(f"{name} is missing")
         if not self.tasks and not self.lm_eval_tasks:
             raise ValueError(f"tasks is empty; it must name some of {', '.join(ALL_TASKS)}")
-        if self.device is None:
+        if self.device is None and self.device_map is None:
             self.device = default_device()
         for name in ("tasks", "lengths", "depths", "lm_eval_tasks"):
             setattr(self, name, list(dict.fromkeys(getattr(self, name))))
@@ -148,7 +165,8 @@ class EvalArguments:
         for task in self.tasks:
             require_one_of("tasks", task, ALL_TASKS)
         require_one_of("dtype", self.dtype, DTYPES)
-        check_device(str(self.device))
+        self._check_share()
+        self._check_devices()
         self._check_decoding()
         given = [value is not None for value in (self.needle, self.question, self.answer)]
         if any(given) and not all(given):
@@ -157,6 +175,45 @@ class EvalArguments:
             short_context.require_lm_eval()
         if self.lm_eval_folder is not None and not Path(self.lm_eval_folder).is_dir():
             raise ValueError(f"lm_eval_folder {self.lm_eval_folder!r} does not exist")
+
+    def _check_share(self) -> None:
+        if self.share.count > 1 and self.overwrite_output_dir:
+            raise ValueError(
+                f"overwrite_output_dir is true for share {self.share} of the cells, which would "
+                "delete those of the others: delete the folder first, or choose another"
+            )
+
+    def _check_devices(self) -> None:
+        if self.device_map is None:
+            check_device(str(self.device))
+            check_device(str(self.own_device))
+            return
+        require_one_of("device_map", self.device_map, DEVICE_MAPS)
+        if self.device is not None:
+            raise ValueError(
+                f"device is {self.device!r} and device_map {self.device_map!r}; give one of them"
+            )
+        if (processes := local_share().count) > 1:
+            raise ValueError(
+                f"device_map is {self.device_map!r}, which takes all accelerators of the machine, "
+                f"and {processes} processes run on it: start one process on each machine"
+            )
+
+    @property
+    def share(self) -> Share:
+        """Which cells this process runs: part `shard`, divided among those of a launcher."""
+        asked = Share() if self.shard is None else Share.parse(self.shard)
+        return asked.divided(process_share())
+
+    @property
+    def own_device(self) -> torch.device | None:
+        """`device`; of several processes on a machine each its own, unless an index is given."""
+        if self.device is None:
+            return None
+        device, local = torch.device(self.device), local_share()
+        if device.type == "cpu" or device.index is not None or local.count == 1:
+            return device
+        return torch.device(device.type, local.index)
 
     def _check_decoding(self) -> None:
         if self.decoding is None:

@@ -74,7 +74,7 @@ class ResultFolder:
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """What `write` was given for a cell; None if it is not finished."""
-        file = self.path / FOLDER / f"{cell.name}.json"
+        file = self._file(cell)
         return read_sealed(file) if file.is_file() else None
 
     def read_all(self) -> Iterator[dict[str, Any]]:
@@ -86,13 +86,19 @@ class ResultFolder:
     def write(self, cell: Cell, result: Mapping[str, Any]) -> None:
         """Save a finished cell, whole or not at all."""
         (self.path / FOLDER).mkdir(parents=True, exist_ok=True)
-        write_sealed(self.path / FOLDER / f"{cell.name}.json", result)
+        write_sealed(self._file(cell), result)
 
-    def prepare(self, overwrite: bool) -> None:
-        """Make the folder; delete half-written files, and if `overwrite` also all results."""
+    def prepare(self, cells: Sequence[Cell] | None, overwrite: bool) -> None:
+        """Make the folder; delete what was left half written.
+
+        Args:
+            cells: those that nobody else writes; None where nobody else writes at all.
+            overwrite: delete also all results.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        for folder in (self.path, self.path / FOLDER):
-            remove_temporaries(folder)
+        names = [None] if cells is None else [self._file(cell).name for cell in cells]
+        for name in names:
+            remove_temporaries(self.path / FOLDER, name)
         if overwrite:
             for pattern in RESULTS_FILES:
                 for file in self.path.glob(pattern):
@@ -115,6 +121,9 @@ class ResultFolder:
         wanted = next(iter(settings.values()))
         for found in self.read_all():
             self._compare(found["title"], found["settings"], wanted, common)
+
+    def _file(self, cell: Cell) -> Path:
+        return self.path / FOLDER / f"{cell.name}.json"
 
     def _compare(
         self,

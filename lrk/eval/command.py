@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from lrk.command import run_command
 from lrk.eval.dry_run import dry_run
-from lrk.eval.evaluation import load, run, set_up
+from lrk.eval.evaluation import Evaluation, load, run, set_up
 from lrk.eval.parser import parse
+from lrk.share import process_share
 
 _GO_ON = "run it again to go on: finished cells are not repeated"
 
@@ -24,11 +25,23 @@ def _evaluate(words: Sequence[str]) -> int:
     arguments = parse(words)
     evaluation = set_up(arguments)
     if arguments.dry_run:
-        print(dry_run(evaluation))
+        if process_share().index == 0:
+            print(dry_run(evaluation))
         return 0
-    run(evaluation, load(evaluation))
-    print((evaluation.folder.path / "results.md").read_text(encoding="utf-8"))
+    if not evaluation.own_cells or run(evaluation, load(evaluation)) is None:
+        print(_unfinished(evaluation))
+    else:
+        print((evaluation.folder.path / "results.md").read_text(encoding="utf-8"))
     return 0
+
+
+def _unfinished(evaluation: Evaluation) -> str:
+    missing = len(evaluation.unfinished(evaluation.cells))
+    return (
+        f"{evaluation.folder.path}: the {len(evaluation.own_cells)} cells of "
+        f"{evaluation.arguments.share} are there, {missing} of others are missing: the job that "
+        "finds all writes the results, or the same command without shard does"
+    )
 
 
 if __name__ == "__main__":

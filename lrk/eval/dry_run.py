@@ -21,7 +21,10 @@ def _plan(evaluation: Evaluation) -> Iterator[str]:
     missing = evaluation.missing()
     operations = "lrk's" if is_patched(evaluation.arguments, evaluation.config) else "stock"
     yield f"Model type {evaluation.config.model_type}, {operations} operations"
-    yield f"{len(evaluation.cells)} cells, {len(evaluation.cells) - len(missing)} finished"
+    unfinished = evaluation.unfinished(evaluation.cells)
+    yield f"{len(evaluation.cells)} cells, {len(evaluation.cells) - len(unfinished)} finished"
+    if (share := evaluation.arguments.share).count > 1:
+        yield f"{len(evaluation.own_cells)} of them in share {share}"
     tokens = 0
     for cell in missing:
         count = evaluation.count(cell)

@@ -1,7 +1,7 @@
 """An evaluation from its first check to the last cell."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lrk.device_map import input_device
 from lrk.env import environment
 from lrk.eval import report, texts
 from lrk.eval.arguments import LOSS_TASKS, EvalArguments
 from lrk.eval.cells import LM_EVAL, Cell, ResultFolder, cells_of
+from lrk.eval.cost import cost
 from lrk.eval.decoding import decoding_block
 from lrk.eval.fitting import Trials
 from lrk.eval.generation import answers
@@ -39,9 +41,9 @@ from lrk.eval.prompt import Encoder
 from lrk.eval.short_context import run_lm_eval
 from lrk.eval.tasks import GRID, TASKS, Setting
 from lrk.hf import patch
-from lrk.lock import locked
 from lrk.output_folder import check_output_dir
 from lrk.pretrained import fingerprint_weights, meta_model
+from lrk.share import at_work
 from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
@@ -70,7 +72,7 @@ class Evaluation:
         encoder: prompts to ids.
         materials: what tasks are made of.
         texts: what losses are computed on; empty if none is.
-        cells: all that are asked for.
+        cells: all that are asked for, by all jobs.
         folder: of the results.
         weights: fingerprint; None until they are loaded.
         key_tokens: what `key_model` found, by length.
@@ -119,11 +121,28 @@ class Evaluation:
             self.sizes[key] = self.trials(cell).size()
         return self.sizes[key]
 
-    def missing(self) -> list[Cell]:
-        """Cells that are to be run."""
-        if self.arguments.overwrite_output_dir:
+    @cached_property
+    def own_cells(self) -> list[Cell]:
+        """The cells of this process: all, or those that its share of them gets, the dearest first.
+
+        They follow from the arguments, not from what others have finished.
+        """
+        share = self.arguments.share
+        if share.count == 1:
             return self.cells
-        return [cell for cell in self.cells if self.folder.read(cell) is None]
+        width = self.config.get_text_config().hidden_size
+        costs = [cost(cell, self.count(cell), self.arguments, width) for cell in self.cells]
+        return [self.cells[number] for number in share.of_costs(costs)]
+
+    def missing(self) -> list[Cell]:
+        """Cells that this process is to run."""
+        if self.arguments.overwrite_output_dir:
+            return self.own_cells
+        return self.unfinished(self.own_cells)
+
+    def unfinished(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those of which the folder has no result."""
+        return [cell for cell in cells if self.folder.read(cell) is None]
 
     def count(self, cell: Cell) -> int:
         """Trials, texts, or tasks of lm-eval in a cell."""
@@ -307,7 +326,7 @@ def load(evaluation: Evaluation) -> PreTrainedModel:
     Raises:
         ValueError: if they cannot be loaded, do not fit, or the folder holds results of others.
     """
-    with locked(evaluation.folder.path):
+    with at_work(evaluation.folder.path, evaluation.arguments.share):
         pass  # Another process shows before the weights are loaded.
     evaluation.find_keys()
     model = load_model(evaluation.arguments)
@@ -318,29 +337,41 @@ def load(evaluation: Evaluation) -> PreTrainedModel:
     return model
 
 
-def run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
-    """Run the cells that are not finished; save each, and the results of all.
+def run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any] | None:
+    """Run this process's cells that are not finished and save each; save the results of all.
+
+    Of several jobs the one that finishes last saves them. (Two that finish at a time both do; they
+    save the same.) None waits for another.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; None if cells of other jobs are missing.
 
     Raises:
-        ValueError: if another process evaluates into the folder.
+        ValueError: if another process runs the same cells into the folder, or another job has
+            meanwhile put results of other settings there.
         SaveError: if something cannot be written.
     """
-    with locked(evaluation.folder.path):
-        evaluation.folder.prepare(evaluation.arguments.overwrite_output_dir)
-        return _run(evaluation, model)
+    arguments, folder = evaluation.arguments, evaluation.folder
+    with at_work(folder.path, arguments.share):
+        is_alone = arguments.share.count == 1
+        folder.prepare(None if is_alone else evaluation.own_cells, arguments.overwrite_output_dir)
+        record = environment()
+        _run(evaluation, model, record)
+        if evaluation.unfinished(evaluation.cells):
+            return None
+        settings = {cell: evaluation.settings(cell) for cell in evaluation.cells}
+        folder.check(settings, COMMON)
+        return report.write(folder, arguments, record)
 
 
-def _run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
+def _run(evaluation: Evaluation, model: PreTrainedModel, record: Mapping[str, Any]) -> None:
     arguments, folder = evaluation.arguments, evaluation.folder
     missing = evaluation.missing()
-    record = environment()
-    count = sum(map(evaluation.count, missing))
+    count, share = sum(map(evaluation.count, missing)), arguments.share
+    title = "lrk-eval" if share.count == 1 else f"lrk-eval {share}"
     with (
         decoding_block(arguments.decoding, model),
-        tqdm(total=count, unit="trial", desc="lrk-eval") as bar,
+        tqdm(total=count, unit="trial", desc=title) as bar,
     ):
         for cell in missing:
             bar.set_postfix_str(str(cell))
@@ -354,11 +385,10 @@ def _run(evaluation: Evaluation, model: PreTrainedModel) -> dict[str, Any]:
                 "lm_eval_task": cell.lm_eval_task,
                 "settings": evaluation.settings(cell),
                 "seconds": time.perf_counter() - begin,
-                "peak_memory_gib": peak_memory_gib(model.device),
+                "peak_memory_gib": peak_memory_gib(input_device(model)),
                 "environment": record,
             }
             folder.write(cell, described | {"result": result})
-    return report.write(folder, arguments, record)
 
 
 def _texts(arguments: EvalArguments, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lrk.device_map import input_device
+
 
 @torch.no_grad()
 def answers(
@@ -33,8 +35,8 @@ def answers(
         input_ids[row, width - len(ids) :] = torch.tensor(ids)
         mask[row, width - len(ids) :] = 1
     generated = model.generate(  # type: ignore[operator]
-        input_ids=input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
+        input_ids=input_ids.to(input_device(model)),
+        attention_mask=mask.to(input_device(model)),
         generation_config=_greedy(model, tokenizer, max_new_tokens),
     )
     return tokenizer.batch_decode(generated[:, width:], skip_special_tokens=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lrk.device_map import input_device
 from lrk.hf.logit_scale import label_logprobs
 
 # Tokens on which `check_head` compares.
@@ -70,7 +71,7 @@ def token_losses(
         window, stride = length, 1
     losses = torch.full((length,), math.nan)
     for start, first, stop in windows(length, window, stride):
-        tokens = input_ids[start:stop].to(model.device)
+        tokens = input_ids[start:stop].to(input_device(model))
         hidden = model.base_model(tokens[None], use_cache=False)[0][0]
         scores = label_logprobs(
             model, hidden[first - 1 - start : stop - 1 - start], tokens[first - start :]
@@ -94,7 +95,7 @@ def check_head(model: PreTrainedModel, input_ids: Tensor) -> None:
     """
     if model.get_output_embeddings() is None:
         raise ValueError(f"model is a {type(model).__name__}, which has no output embedding")
-    tokens = input_ids[:_CHECKED_TOKENS].to(model.device)
+    tokens = input_ids[:_CHECKED_TOKENS].to(input_device(model))
     logits = model(tokens[None], use_cache=False).logits[0, :-1].float()
     stock = logits.log_softmax(-1).gather(-1, tokens[1:, None].to(logits.device))[:, 0]
     hidden = model.base_model(tokens[None], use_cache=False)[0][0]

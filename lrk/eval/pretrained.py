@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lrk.device_map import input_device
 from lrk.eval.arguments import EvalArguments
 from lrk.hf import SUPPORTED, patch
 from lrk.hf.architectures import check_supported
@@ -106,10 +107,13 @@ def _digest(content: bytes) -> str:
 def _load_weights(
     arguments: EvalArguments, argument: str, name: str, gguf_file: str | None
 ) -> PreTrainedModel:
-    model = load_weights(argument, name, gguf_file, dtype=arguments.dtype)
-    model = model.to(torch.device(str(arguments.device))).eval()
+    options = {} if arguments.device_map is None else {"device_map": arguments.device_map}
+    model = load_weights(argument, name, gguf_file, dtype=arguments.dtype, **options)
+    if arguments.own_device is not None:
+        model = model.to(arguments.own_device)
+    model.eval()
     with torch.no_grad():
-        logits = model(torch.arange(_TRIED_TOKENS, device=model.device)[None]).logits
+        logits = model(torch.arange(_TRIED_TOKENS, device=input_device(model))[None]).logits
     if logits.isnan().any():
         raise ValueError(f"{argument} {name!r} has logits that are NaN: what it says means nothing")
     return model

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lrk.device_map import weights_brought
 from lrk.hf.mixed import stock_class
 from lrk.hf.stock_forward import names_read
 from lrk.kernels.cross_entropy import TokenLogprobs, token_logprobs
@@ -57,12 +58,13 @@ def label_logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> To
         hidden: (T, H) last hidden states. labels: (T,) what follows each.
     """
     head, scale = model.get_output_embeddings(), logit_scale(model)
-    bias = getattr(head, "bias", None)
-    return token_logprobs(
-        scale.divided(hidden.to(head.weight.device)),
-        head.weight,
-        labels.to(head.weight.device),
-        bias=None if bias is None else scale.divided(bias),
-        ignore_index=None,
-        softcap=scale.softcap,
-    )
+    with weights_brought(head):
+        bias = getattr(head, "bias", None)
+        return token_logprobs(
+            scale.divided(hidden.to(head.weight.device)),
+            head.weight,
+            labels.to(head.weight.device),
+            bias=None if bias is None else scale.divided(bias),
+            ignore_index=None,
+            softcap=scale.softcap,
+        )

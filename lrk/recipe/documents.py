@@ -11,6 +11,7 @@ import pyarrow.ipc
 from datasets import Dataset, Features, Value, concatenate_datasets
 
 from lrk import atomic
+from lrk.lock import in_turn
 from lrk.recipe.data_files import check_sources, content_hashes, is_saved
 from lrk.recipe.document_stream import documents_of_dataset, saved_or_hub, stream_documents
 from lrk.recipe.fingerprint import code_hash
@@ -92,15 +93,16 @@ def _texts(loaded: Dataset, text_column: str, what: str) -> Dataset:
 
 
 def _kept(key: object, documents: Iterable[Document], is_text: bool) -> Dataset:
-    """Documents out of the cache or into it.
+    """Documents out of the cache or into it; of several processes one writes them.
 
     The code that reads them is part of the key, because they follow from it too.
     """
     name = _hash([key, code_hash()])
     path = Path(datasets.config.HF_DATASETS_CACHE) / "lrk" / name[:16] / "documents.arrow"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, documents, FEATURES if is_text else FEATURES_OF_CONVERSATIONS)
+        with in_turn(path.parent, "reading the data"):
+            if not path.exists():
+                _write(path, documents, FEATURES if is_text else FEATURES_OF_CONVERSATIONS)
     return Dataset(Dataset.from_file(str(path)).data, fingerprint=name[:16])
 
 

@@ -10,8 +10,9 @@ tokenizer. (A list of ids, as in LongRecipe's released code, is right for one vo
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -51,6 +52,10 @@ class SentenceEnds:
     opens_with_space: NDArray[np.bool_]
     blank_line: NDArray[np.bool_]
     spread: tuple[tuple[tuple[int, ...], bool], ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without `bits`, whose use would change the hash under which `datasets` keeps results."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
     @cached_property
     def bits(self) -> NDArray[np.uint8]:

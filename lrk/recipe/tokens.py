@@ -2,20 +2,25 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from datasets import Dataset, Features, List, Value
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from lrk.lock import in_turn
 from lrk.recipe.conversations import render, trained_tokens
 from lrk.recipe.documents import CONVERSATION
-from lrk.recipe.fingerprint import code_hash
+from lrk.recipe.fingerprint import code_hash, tokenizer_fingerprint
 from lrk.recipe.rows import Document
 from lrk.recipe.segments import SentenceEnds, segment_lengths, sentence_ends
 from lrk.recipe.token_ids import encode
+from lrk.sealed import digest
 
 # Documents that are tokenized together, and so read ahead of the sample at hand.
 BATCH_OF_DOCUMENTS = 16
@@ -39,6 +44,9 @@ def tokenize(
     end-of-text token, if it has one. Where a chat template makes the text, it has all of these.
     Documents without text are left out.
 
+    The result is kept in the cache of `datasets`. Of several processes that want the same one, such
+    as those of a run on several GPUs, one makes it and the others wait for it, however long.
+
     Args:
         documents: data set with a column `text`, or `conversation` (as `load_documents` makes it),
             or `messages`, or `prompt` and `completion`.
@@ -58,23 +66,24 @@ def tokenize(
     ends = sentence_ends(tokenizer)
     is_text = "text" in documents.column_names
     check_tokenizer(tokenizer, is_text)
-    tokenized = documents.map(
-        partial(
-            _mapped,
-            tokenizer=tokenizer,
-            ends=ends,
-            assistant_only=assistant_only,
-            split_special_tokens=split_special_tokens,
-            code=code_hash(),
-        ),
-        with_indices=True,
-        batched=True,
-        batch_size=BATCH_OF_DOCUMENTS,
-        num_proc=num_proc,
-        remove_columns=documents.column_names,
-        features=FEATURES if is_text else FEATURES_WITH_LABELS,
-        desc="Tokenizing",
-    )
+    with _turn(documents, tokenizer):
+        tokenized = documents.map(
+            partial(
+                _mapped,
+                tokenizer=tokenizer,
+                ends=ends,
+                assistant_only=assistant_only,
+                split_special_tokens=split_special_tokens,
+                code=code_hash(),
+            ),
+            with_indices=True,
+            batched=True,
+            batch_size=BATCH_OF_DOCUMENTS,
+            num_proc=num_proc,
+            remove_columns=documents.column_names,
+            features=FEATURES if is_text else FEATURES_WITH_LABELS,
+            desc="Tokenizing",
+        )
     if len(tokenized) == 0:
         raise ValueError(f"none of the {len(documents):,} documents holds text")
     return tokenized
@@ -111,6 +120,15 @@ def tokenized_rows(
         texts = [document.get("text") for document in documents]
         return _text_rows(texts, tokenizer, ends, split_special_tokens)
     return _conversation_rows(documents, tokenizer, ends, assistant_only, split_special_tokens)
+
+
+def _turn(documents: Dataset, tokenizer: PreTrainedTokenizerBase) -> AbstractContextManager[None]:
+    """Of several processes one tokenizes, and the others find its result in the cache, if any."""
+    if not (documents.cache_files and datasets.is_caching_enabled()):
+        return nullcontext()
+    name = digest([documents._fingerprint, tokenizer_fingerprint(tokenizer)])[:16]
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "lrk"
+    return in_turn(cache / name, "tokenizing the data")
 
 
 def _mapped(batch: Columns, numbers: list[int], code: str, **options: Any) -> Columns:

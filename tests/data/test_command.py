@@ -54,6 +54,10 @@ def test_prepare_and_select(corpus, tokenizer, tmp_path, capsys):
             "argument --shard: shard is 2/2; it must read i/n with i from 0 to n - 1",
         ),
         (
+            "prepare --data x --tokenizer {tokenizer} --output_dir o --shard x",
+            "shard is 'x'; it must read i/n with i from 0 to n - 1, such as 0/4",
+        ),
+        (
             "prepare --data x --tokenizer {tokenizer} --output_dir o --shard_characters many",
             "argument --shard_characters: invalid int value: 'many'",
         ),

@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from datasets import Dataset
 
 from lrk.data import Preparation, Share, prepare, shards
-from lrk.recipe import load_documents, tokenize
+from lrk.recipe import load_documents, prepared, tokenize
 from lrk.recipe.prepared import is_prepared, open_prepared, read_manifest
+from lrk.share import at_work
 from studies.tiny import prose, train_tokenizer
 
 CHARACTERS = 3000
@@ -64,6 +66,25 @@ def test_shares_in_any_order_make_the_same_folder(whole, preparation, tokenizer,
         open_prepared([str(folder)], tokenizer)
     assert prepare(preparation, tokenizer, folder, Share(1, 3)) == read_manifest(folder)
     assert contents(folder) == contents(whole)
+
+
+def test_shares_in_folders_of_their_own_are_put_together(whole, preparation, tokenizer, tmp_path):
+    for index in range(2):
+        part = tmp_path / f"part{index}"
+        assert prepare(preparation, tokenizer, part, Share(index, 2)) is None
+        shutil.copytree(part, tmp_path / "both", dirs_exist_ok=True)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "both").glob("documents-*")}
+    prepare(preparation, tokenizer, tmp_path / "both")
+    assert contents(tmp_path / "both") == contents(whole)
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+
+
+def test_files_prepared_apart_are_the_same_tokens(whole, corpus, tokenizer, tmp_path):
+    folders = [str(tmp_path / f"part{number}") for number in range(len(corpus))]
+    for source, folder in zip(corpus, folders, strict=True):
+        prepare(Preparation([source], shard_characters=CHARACTERS), tokenizer, folder)
+    joined = open_prepared(folders, tokenizer)
+    assert joined["input_ids"][:] == open_prepared([str(whole)], tokenizer)["input_ids"][:]
 
 
 def test_processes_make_the_same_folder(whole, preparation, tokenizer, tmp_path, monkeypatch):
@@ -153,6 +174,36 @@ def test_a_shard_that_is_missing_or_damaged(whole, preparation, tokenizer, harm,
         open_prepared([str(whole)], tokenizer)
     prepare(preparation, tokenizer, whole)
     assert contents(whole) == before
+
+
+def test_processes_of_a_machine_check_some_hashes_each(whole, tokenizer, monkeypatch):
+    """All checked all: a corpus was read once for each GPU."""
+    hashed: list[str] = []
+    sha256_of = prepared.sha256_of
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(prepared, "sha256_of", noted)
+    parts = []
+    for index in range(2):
+        hashed.clear()
+        assert len(open_prepared([str(whole)], tokenizer, Share(index, 2))) == 51
+        parts.append(set(hashed))
+    assert all(parts)
+    assert not parts[0] & parts[1]
+    assert parts[0] | parts[1] == {path.name for path in whole.glob("documents-*")}
+    path = whole / sorted(parts[1])[0]
+    content = path.read_bytes()
+    path.write_bytes(content[:-400] + bytes([content[-400] ^ 1]) + content[-399:])
+    open_prepared([str(whole)], tokenizer, Share(0, 2))
+    with pytest.raises(ValueError, match="its hash is not that of"):
+        open_prepared([str(whole)], tokenizer, Share(1, 2))
+    path.write_bytes(content[:900])
+    for index in range(2):
+        with pytest.raises(ValueError, match="bytes in place of"):
+            open_prepared([str(whole)], tokenizer, Share(index, 2))
 
 
 def test_another_tokenizer_is_refused(whole, preparation, tokenizer):
@@ -273,12 +324,6 @@ def test_a_hub_data_set_is_streamed(tokenizer, tmp_path, monkeypatch):
     assert len(open_prepared([str(tmp_path / "hub")], tokenizer)) == 3
 
 
-@pytest.mark.parametrize("text", ["1", "1/1", "a/b", "-1/2", "1/0", ""])
-def test_shares_that_are_none(text):
-    with pytest.raises(ValueError, match=r"shard is .*; it must read i/n"):
-        Share.parse(text)
-
-
 def changed_manifest(folder: Path, change) -> None:
     content = json.loads((folder / "manifest.json").read_text())
     change(content)
@@ -333,13 +378,13 @@ def test_one_process_a_share(preparation, tokenizer, tmp_path):
     """Of two in one folder each lost the other's shards."""
     folder = tmp_path / "out"
     refused = "another process is writing to '.*out'"
-    with shards.at_work(folder, Share(0, 2)):
-        with shards.at_work(folder, Share(1, 2)):
+    with at_work(folder, Share(0, 2)):
+        with at_work(folder, Share(1, 2)):
             pass
         for share in (Share(0, 2), Share(0, 3), Share()):
             with pytest.raises(ValueError, match=refused):
                 prepare(preparation, tokenizer, folder, share)
-    with shards.at_work(folder, Share()), pytest.raises(ValueError, match=refused):
+    with at_work(folder, Share()), pytest.raises(ValueError, match=refused):
         prepare(preparation, tokenizer, folder, Share(1, 2))
     prepare(preparation, tokenizer, folder)
 

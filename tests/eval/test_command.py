@@ -1,5 +1,7 @@
 """`lrk-eval` as users meet it: results, resuming, and one sentence for each kind of bad input."""
 
+import contextlib
+import io
 import itertools
 import json
 import shutil
@@ -12,9 +14,13 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from lrk.eval import cells as cells_module
 from lrk.eval import evaluation as evaluation_module
+from lrk.eval import pretrained as pretrained_module
+from lrk.eval.cells import cells_of
 from lrk.eval.command import main
 from lrk.eval.parser import parse
 from lrk.lock import locked
+from lrk.share import Share, at_work
+from studies.ranks import run_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +195,199 @@ def test_another_process_in_the_folder_shows_before_the_weights_are_loaded(
     assert "another process is writing to" in capsys.readouterr().err
 
 
+def cells_in(folder: Path) -> dict[str, dict]:
+    """What each cell holds, less what no two runs share."""
+    found = {file.name: json.loads(file.read_text()) for file in folder.glob("cells/[!.]*.json")}
+    for cell in found.values():
+        for name in ("seconds", "peak_memory_gib", "sha256", "environment"):
+            del cell[name]
+    return found
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_two_shards_are_one_run_cell_by_cell(config, options, tmp_path, capsys):
+    assert main([config(output_dir=str(tmp_path / "whole"))]) == 0
+    whole, folder = cells_in(tmp_path / "whole"), Path(options["output_dir"])
+    capsys.readouterr()
+    assert main([config(), "--shard", "1/2"]) == 0
+    assert "cells of 1/2 are there, 4 of others are missing" in capsys.readouterr().out
+    assert not (folder / "results.json").exists()
+    second = set(cells_in(folder))
+    assert main([config(), "--shard=0/2"]) == 0
+    assert len(second) == 4, "of 8, of which half are twice as dear"
+    assert len([name for name in second if "-512" in name]) == 2
+    assert cells_in(folder) == whole
+    out = capsys.readouterr().out
+    assert out.strip() == (tmp_path / "whole" / "results.md").read_text().strip()
+    found = [json.loads((at / "results.json").read_text()) for at in (folder, tmp_path / "whole")]
+    assert found[0]["scores"] == found[1]["scores"]
+    assert {file.name for file in folder.glob("[!.]*")} == {
+        file.name for file in (tmp_path / "whole").glob("[!.]*")
+    }
+    assert "shard:" not in (folder / "config.yaml").read_text()
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_shards_in_folders_of_their_own_are_put_together(config, tmp_path, monkeypatch):
+    for index in range(2):
+        folder = tmp_path / f"part{index}"
+        assert main([config(output_dir=str(folder), shard=f"{index}/2")]) == 0
+        assert not (folder / "results.md").exists()
+        shutil.copytree(folder / "cells", tmp_path / "both" / "cells", dirs_exist_ok=True)
+    monkeypatch.setattr(evaluation_module, "answers", lambda *_: pytest.fail("a cell was repeated"))
+    assert main([config(output_dir=str(tmp_path / "both"))]) == 0
+    assert len(cells_in(tmp_path / "both")) == 8
+    assert (tmp_path / "both" / "niah_grid.png").exists()
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_a_killed_shard_goes_on_and_leaves_the_others_alone(config, options, monkeypatch):
+    answers, calls = evaluation_module.answers, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return answers(*arguments)
+
+    cells = Path(options["output_dir"]) / "cells"
+    cells.mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation_module, "answers", interrupted)
+        assert main([config(), "--shard", "0/2"]) == 130
+    (finished,) = cells.iterdir()
+    written = finished.stat().st_mtime_ns
+    names = {f"{cell.name}.json" for cell in cells_of(parse([config()]))}
+    for name in names:
+        (cells / f".partial-00000000-{name}").touch()
+    assert main([config(), "--shard", "0/2"]) == 0
+    assert finished.stat().st_mtime_ns == written
+    left = {file.name.split("-", 2)[2] for file in cells.glob(".partial-*")}
+    assert left == names - set(cells_in(cells.parent)), "others may be writing theirs"
+    assert len(left) == 4
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_shards_of_two_models_at_a_time_are_not_one_result(
+    config, options, model_folder, tmp_path, capsys, monkeypatch
+):
+    """Both begin before the other has written a cell, so that only the end shows it."""
+    other = shutil.copytree(model_folder, tmp_path / "trained")
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.5)
+    model.save_pretrained(other)
+    answers, ready = evaluation_module.answers, []
+
+    def answers_late(*arguments):
+        if not ready:
+            ready.append(True)
+            assert main([config(model=str(other), shard="0/2")]) == 0
+        return answers(*arguments)
+
+    monkeypatch.setattr(evaluation_module, "answers", answers_late)
+    assert main([config(shard="1/2")]) == 2
+    assert "weights was" in capsys.readouterr().err
+    assert not (Path(options["output_dir"]) / "results.json").exists()
+
+
+def test_a_shard_without_cells_reads_no_weights(config, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation_module, "load_model", lambda _: pytest.fail("weights were read"))
+    assert main([config(tasks=["passkey"], shard="2/3")]) == 0
+    assert "the 0 cells of 2/3 are there, 2 of others are missing" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_one_process_a_shard(config, options, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation_module, "load_model", lambda _: pytest.fail("weights were read"))
+    folder = Path(options["output_dir"])
+    for held, asked in ((Share(0, 2), "0/2"), (Share(0, 2), "0/3"), (Share(), "0/2")):
+        with at_work(folder, held):
+            assert main([config(shard=asked)]) == 2
+        assert "another process is writing to" in capsys.readouterr().err
+    with at_work(folder, Share(0, 2)):
+        assert main([config()]) == 2
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_a_model_in_several_places_says_the_same(config, tmp_path, monkeypatch):
+    """`auto` finds one place on this machine; accelerate's hooks are the same for GPUs."""
+    (tmp_path / "longer.txt").write_text("The grass is green. The sky is blue. " * 80)
+    chosen = {
+        "tasks": ["passkey", "perplexity", "longppl"],
+        "lengths": [450],
+        "data": [str(tmp_path / "longer.txt")],
+        "stride": 64,
+        "short_context": 64,
+        "short_stride": 32,
+    }
+    assert main([config(**chosen, output_dir=str(tmp_path / "plain"))]) == 0
+    places = {"model.embed_tokens": "disk", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "disk"}
+    load, asked = pretrained_module.load_weights, []
+
+    def spread(*arguments, **options):
+        asked.append(options["device_map"])
+        options |= {"device_map": places, "offload_folder": str(tmp_path / "offload")}
+        model = load(*arguments, **options)
+        assert sum(parameter.is_meta for parameter in model.parameters()) > 8
+        return model
+
+    chosen |= {"device": None, "device_map": "auto"}
+    assert main([config(**chosen, output_dir=str(tmp_path / "auto"))]) == 0
+    monkeypatch.setattr(pretrained_module, "load_weights", spread)
+    assert main([config(**chosen, output_dir=str(tmp_path / "spread"))]) == 0
+    assert asked == ["auto"]
+    plain = cells_in(tmp_path / "plain")
+    assert len(plain) == 3
+    assert cells_in(tmp_path / "auto") == plain
+    assert cells_in(tmp_path / "spread") == plain, "bit for bit, and the weights' fingerprint too"
+    assert "device_map: auto" in (tmp_path / "spread" / "config.yaml").read_text()
+
+
+def test_a_device_map_is_for_one_process_on_a_machine(config, capsys, monkeypatch):
+    for name, value in (("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    assert main([config(device=None, device_map="auto")]) == 2
+    message = "device_map is 'auto', which takes all accelerators of the machine, and 8 processes"
+    assert message in capsys.readouterr().err
+
+
+def test_each_process_on_a_machine_has_its_own_device(config, monkeypatch):
+    monkeypatch.setattr("lrk.eval.arguments.check_device", lambda name: checked.append(name))
+    checked: list[str] = []
+    assert parse([config(device="cuda")]).own_device == torch.device("cuda")
+    for name, value in (("LOCAL_RANK", "3"), ("LOCAL_WORLD_SIZE", "8")):
+        monkeypatch.setenv(name, value)
+    made = parse([config(device="cuda")])
+    assert made.own_device == torch.device("cuda:3")
+    assert "cuda:3" in checked
+    assert made.to_dict()["device"] == "cuda", "config.yaml is that of all processes"
+    assert parse([config(device="cuda:0")]).own_device == torch.device("cuda:0"), "as asked"
+    assert parse([config(device="cpu")]).own_device == torch.device("cpu")
+
+
+def evaluated(words: list[str]) -> tuple[int, str]:
+    """In a rank: the status, and what was printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        status = main(words)
+    return status, out.getvalue()
+
+
+def test_each_rank_of_a_launcher_runs_its_share(config, options, tmp_path):
+    chosen = {"tasks": ["niah_grid"], "lengths": [450], "trials": 1, "max_new_tokens": 2}
+    assert main([config(**chosen, output_dir=str(tmp_path / "whole"))]) == 0
+    results = run_ranks(evaluated, 2, [config(**chosen)])
+    assert [status for status, _ in results] == [0, 0]
+    table = (tmp_path / "whole" / "results.md").read_text()
+    assert table in "".join(out for _, out in results), "who finishes last prints it"
+    assert cells_in(Path(options["output_dir"])) == cells_in(tmp_path / "whole")
+    assert (Path(options["output_dir"]) / "niah_grid.png").exists()
+    printed = [out for _, out in run_ranks(evaluated, 2, [config(**chosen, dry_run=True)])]
+    assert "2 cells, 2 finished" in printed[0]
+    assert printed[1] == ""
+
+
 @pytest.mark.usefixtures("short_answers")
 @pytest.mark.parametrize("stop", range(9))
 def test_an_overwriting_that_is_killed_mixes_nothing(config, options, monkeypatch, stop, tmp_path):
@@ -311,6 +510,14 @@ def test_a_dry_run_prints_counts_and_an_example_and_writes_nothing(config, optio
     assert not Path(options["output_dir"]).exists()
 
 
+def test_a_dry_run_of_a_share_counts_its_cells(config, capsys):
+    assert main([config(), "--dry_run", "--shard", "0/3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "8 cells, 0 finished" in lines
+    assert "2 of them in share 0/3" in lines or "3 of them in share 0/3" in lines
+    assert "shard: 0/3" not in lines
+
+
 def test_a_model_that_lrk_does_not_patch_runs_as_it_is(config, options, tokenizer, tmp_path):
     sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 512}
     GPT2LMHeadModel(GPT2Config(vocab_size=640, **sizes)).save_pretrained(tmp_path / "gpt2")
@@ -348,6 +555,14 @@ def other_folders(tmp_path, tokenizer) -> Path:
         ({"depths": [120]}, "depths has 120.0; each must be between 0 and 100"),
         ({"dtype": "int8"}, "dtype 'int8' is unknown; it must be one of auto"),
         ({"device": "abacus"}, "device 'abacus' is unknown to torch"),
+        ({"shard": "3/2"}, "shard is 3/2; it must read i/n with i from 0 to n - 1"),
+        ({"shard": "x"}, "shard is 'x'; it must read i/n with i from 0 to n - 1, such as 0/4"),
+        (
+            {"shard": "0/2", "overwrite_output_dir": True},
+            "overwrite_output_dir is true for share 0/2 of the cells, which would delete those of",
+        ),
+        ({"device": None, "device_map": "fast"}, "device_map 'fast' is unknown; it must be one of"),
+        ({"device_map": "auto"}, "device is 'cpu' and device_map 'auto'; give one of them"),
         ({"trails": 3}, "unknown key 'trails' in"),
         ({"trials": "many"}, "argument --trials: invalid int value: 'many'"),
         ({"needle": "Eat."}, "needle, question and answer go together"),
