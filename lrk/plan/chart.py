@@ -15,6 +15,7 @@ COLOURS = {
     "attention_workspace": "#aa3377",
     "loss_workspace": "#bbbbbb",
     "temporary": "#777777",
+    "gathered": "#332288",
 }
 
 

@@ -27,6 +27,7 @@ from lrk.plan.configs import load_config
 from lrk.plan.gpus import GPUS
 from lrk.plan.planner import plan
 from lrk.plan.settings import LIGER_STYLE, STOCK, Settings
+from lrk.plan.sharding import shard
 from lrk.plan.step import (
     materialise_buffers,
     materialise_parameters,
@@ -59,7 +60,7 @@ class Comparison:
 def compare(model: str, config: PretrainedConfig, settings: Settings) -> Comparison:
     """Plan a step, take it, and compare: on a CPU if `settings.gpu` is `cpu`, else on the GPU."""
     planned = plan(model, config, settings).peak.total
-    measure = _peak_on_cpu if settings.gpu == "cpu" else _peak_on_gpu
+    measure = peak_on_cpu if settings.gpu == "cpu" else _peak_on_gpu
     return Comparison(model, settings, planned, measure(config, settings))
 
 
@@ -72,12 +73,17 @@ def real_model(config: PretrainedConfig, settings: Settings) -> nn.Module:
     return model
 
 
-def _peak_on_cpu(config: PretrainedConfig, settings: Settings) -> int:
-    """The largest sum of what PyTorch's CPU allocator gave out, from the step's beginning on."""
+def peak_on_cpu(config: PretrainedConfig, settings: Settings) -> int:
+    """The largest sum of what PyTorch's CPU allocator gave out, from the step's beginning on.
+
+    With `fsdp` as one of so many processes, which all call this.
+    """
+    gc.collect()  # models have cycles: the last one may be there still
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = real_model(config, settings)
+        group = shard(model, settings) if settings.fsdp > 1 else None
         with record_function(_STEP):
-            run_step(model, settings)
+            run_step(model, settings, group=group)
     assert profiler.profiler is not None
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     start = next(event.start_ns() for event in events if event.name() == _STEP)

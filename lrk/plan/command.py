@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from lrk.hf.backends import BACKENDS
 from lrk.output_folder import check_output_file
 from lrk.plan.chart import draw_comparison, draw_plan
 from lrk.plan.configs import MODELS, load_config
-from lrk.plan.gpus import GPUS
+from lrk.plan.gpus import GPUS, GPUS_PER_NODE, NETWORK
 from lrk.plan.ledger import PARTS
 from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB, Plan, longest, plan
 from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, Settings
@@ -76,6 +76,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="ends of names of modules that are trained whole beside the adapters",
     )
     add("--load_in_4bit", action="store_true", help="QLoRA: the linear layers in 4 bits")
+    add("--fsdp", type=int, default=1, help="GPUs that weights are sharded over, by FSDP2")
+    add("--sequence_parallel", type=int, default=1, help="how many of these share a sample")
+    add(
+        "--sync_each_batch",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --fsdp gradients are reduced after each micro-batch",
+    )
     add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
     add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
     add("--dollars_per_hour", type=float, help="price of the GPU, to estimate the cost of the run")
@@ -116,7 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
     named = {field.name for field in fields(Settings)} - {"length"}
     chosen = {name: value for name, value in vars(arguments).items() if name in named}
     if arguments.fit is not None:
-        settings = Settings(length=2, **chosen)
+        settings = Settings(length=2 * max(arguments.sequence_parallel, 1), **chosen)
         found = longest(arguments.model, config, settings, _gib(arguments.fit))
     else:
         found = plan(arguments.model, config, Settings(length=arguments.length, **chosen))
@@ -163,6 +171,7 @@ def description(
         f"{plan.model}, {settings.length:,} tokens x {settings.batch}, "
         f"{settings.implementation}{whose}, {settings.dtype}, "
         f"{_adapters(settings)}{settings.optim}, traced without a GPU",
+        *_rank(settings),
         "",
         f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
     ]
@@ -171,7 +180,15 @@ def description(
     ]
     lines += ["", "Peak of each phase"]
     lines += [f"  {phase:20} {usage.total / GIB:8.2f} GiB" for phase, usage in plan.phases.items()]
-    lines += ["", f"Matrix products of a sample's step: {plan.flops / 1e12:,.1f} TFLOP"]
+    of = "a sample's step" if settings.fsdp == 1 else "a rank's step"
+    lines += ["", f"Matrix products of {of}: {plan.flops / 1e12:,.1f} TFLOP"]
+    if plan.sent:
+        lines.append("Sent by a rank to others in a step, and received by it")
+    lines += [
+        f"  {each.group}, {each.name}".ljust(36) + f"{nbytes / GIB:9.2f} GiB"
+        for each, nbytes in plan.sent.items()
+        if nbytes > GIB / 1000
+    ]
     if settings.gpu == "cpu":
         return "\n".join(lines)
     estimate = plan.estimate(tokens, dollars_per_hour)
@@ -179,13 +196,51 @@ def description(
         "",
         f"Assumed, not measured: {ALLOCATOR_SLACK:.0%} allocator slack and {CONTEXT_GIB} GiB of "
         f"context: a device of {plan.device_gib:.1f} GiB",
-        f"Estimate for one {settings.gpu} at {estimate['efficiency']:.0%} of its published peak, "
-        f"not measured: {estimate['seconds']:.1f} s, {estimate['tokens_per_second']:,.0f} tokens/s",
+        *(_estimated(plan, estimate) if settings.fsdp == 1 else _estimated_of_many(plan, estimate)),
     ]
     if estimate["days"] is not None:
         cost = "" if estimate["dollars"] is None else f", {estimate['dollars']:,.0f} dollars"
         lines.append(f"  {tokens:,} tokens: {estimate['days']:.2f} days{cost}")
     return "\n".join(lines)
+
+
+def _rank(settings: Settings) -> Iterator[str]:
+    """Whose memory it is, where there are several processes."""
+    if settings.fsdp == 1:
+        return
+    text = f"One of {settings.fsdp} processes that weights are sharded over (FSDP2)"
+    if settings.sequence_parallel > 1:
+        own = settings.length // settings.sequence_parallel
+        text += f", {settings.sequence_parallel} to a sample: {own:,} tokens of it"
+    yield text
+
+
+def _estimated(plan: Plan, estimate: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Estimate for one {plan.settings.gpu} at {estimate['efficiency']:.0%} of its published "
+        f"peak, not measured: {estimate['seconds']:.1f} s, "
+        f"{estimate['tokens_per_second']:,.0f} tokens/s"
+    )
+
+
+def _estimated_of_many(plan: Plan, estimate: dict[str, Any]) -> Iterator[str]:
+    settings = plan.settings
+    yield (
+        f"Estimate for {settings.fsdp} {settings.gpu}, {GPUS_PER_NODE} a node, not measured, at "
+        f"{estimate['efficiency']:.0%} of the published peak and\n"
+        f"{estimate['link_efficiency']:.0%} of the bandwidths, "
+        f"{GPUS[settings.gpu].link / 1e9:.0f} GB/s in a node and "
+        f"{NETWORK / 1e9:.0f} GB/s a GPU between nodes:"
+    )
+    yield (
+        f"  products {plan.seconds_of_products:.1f} s, communication "
+        f"{plan.seconds_of_communication:.1f} s: {estimate['seconds_overlapped']:.1f} s if they "
+        f"overlap, {estimate['seconds']:.1f} s if not"
+    )
+    yield (
+        f"  {estimate['tokens_per_second']:,.0f} tokens/s, "
+        f"{estimate['tokens_per_second_per_gpu']:,.0f} a GPU, if not"
+    )
 
 
 def _adapters(settings: Settings) -> str:

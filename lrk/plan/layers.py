@@ -54,7 +54,8 @@ def extrapolate(few: Trace, more: Trace, layers: int, group: int, checkpoint: in
             for index, usage in enumerate(through)
         ]
         usages += reversed(through) if backward else through
-    return Trace(usages, few.flops + (more.flops - few.flops) * extra)
+    sent = {each: few.sent[each] + (more.sent[each] - few.sent[each]) * extra for each in few.sent}
+    return Trace(usages, few.flops + (more.flops - few.flops) * extra, sent)
 
 
 def _fullest(run: list[Usage], checkpoint: int) -> list[Usage]:

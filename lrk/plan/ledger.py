@@ -2,12 +2,13 @@
 
 A dispatch mode sees each operation of PyTorch just above the devices, with real tensors or with
 fake ones, which have a shape but no memory. What it has not seen before among the results is a new
-allocation, and a weak reference to its storage says when it is freed.
+allocation, and a weak reference to its storage says when it is freed. Storages that are resized
+(FSDP2 frees gathered weights so) pass no dispatcher, and are noted where they are.
 """
 
 import functools
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -26,9 +28,23 @@ RECOMPUTED = "recomputation"
 ATTENTION = "attention_workspace"
 LOSS = "loss_workspace"
 TEMPORARY = "temporary"
+GATHERED = "gathered"
 HOST = "offloaded_to_host"
-DEVICE_PARTS = (WEIGHTS, GRADIENTS, OPTIMIZER, SAVED, RECOMPUTED, ATTENTION, LOSS, TEMPORARY)
+DEVICE_PARTS = (
+    WEIGHTS,
+    GRADIENTS,
+    OPTIMIZER,
+    SAVED,
+    RECOMPUTED,
+    ATTENTION,
+    LOSS,
+    TEMPORARY,
+    GATHERED,
+)
 PARTS = (*DEVICE_PARTS, HOST)
+
+# Where what they write is of all processes, or for all of them.
+_BETWEEN_PROCESSES = ("fsdp", "c10d")
 
 FORWARD, HEAD, BACKWARD, CLIPPING, UPDATE = "forward", "loss", "backward", "clipping", "optimizer"
 
@@ -71,6 +87,17 @@ class Workspace(NamedTuple):
 Price = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], tuple[Workspace | None, int]]
 
 
+class Collective(NamedTuple):
+    """What processes do together, and by the name of their group which."""
+
+    name: str
+    group: str
+
+
+# (operation, arguments) -> what it is, and the bytes that a process sends, as many as it receives
+Traffic = Callable[[Any, tuple[Any, ...]], tuple[Collective, int] | None]
+
+
 @dataclass(frozen=True)
 class _Event:
     block: Block
@@ -90,11 +117,20 @@ class Ledger(TorchDispatchMode):
     Args:
         price: what the operations do that this mode cannot look into.
         granularity: bytes that every allocation is rounded up to (512 in PyTorch's GPU allocator).
+        traffic: what the operations send to other processes, if there are any.
+
+    Attributes:
+        flops: of all operations so far.
+        sent: bytes so far, by collective.
     """
 
-    def __init__(self, price: Price, granularity: int = 1) -> None:
+    def __init__(
+        self, price: Price, granularity: int = 1, traffic: Traffic = lambda func, args: None
+    ) -> None:
         super().__init__()
         self.flops = 0
+        self.sent: Counter[Collective] = Counter()
+        self._traffic = traffic
         self._counted_as: str | None = None
         self._price = price
         self._granularity = granularity
@@ -113,7 +149,7 @@ class Ledger(TorchDispatchMode):
 
     def hold(self, tensors: Iterable[Tensor], part: str) -> None:
         """Count tensors that exist before the step, or say what those in sight have become."""
-        for tensor in tensors:
+        for tensor in map(here, tensors):
             block = self._live.get(tensor.untyped_storage()._cdata)
             if block is None:
                 self._add(tensor, part)
@@ -133,21 +169,36 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # until it has become operations on what is here
         kwargs = kwargs or {}
         in_place = func is torch.ops.aten.add.Tensor and self._adds_in_place(args[0])
         result = func(*args, **kwargs)
         if in_place:
             self._release(args[0].untyped_storage()._cdata)
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in self._live:
+            if _is_here(leaf) and leaf.untyped_storage()._cdata not in self._live:
                 self._add(leaf, self._part())
         workspace, flops = self._price(func, args, kwargs, result)
         self.flops += flops
+        if func.namespace in _BETWEEN_PROCESSES:
+            self.hold(filter(_is_here, tree_leaves((result, kwargs))), GATHERED)
+        if (found := self._traffic(func, args)) is not None:
+            self.sent[found[0]] += found[1]
         if workspace is not None:
             block = Block(workspace.nbytes, workspace.part)
             self._note(_Event(block, block.nbytes))
             self._note(_Event(block, -block.nbytes))
         return result
+
+    def __enter__(self) -> "Ledger":
+        self._resize = torch.UntypedStorage.resize_
+        torch.UntypedStorage.resize_ = self._resizing(self._resize)  # type: ignore[method-assign]
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
+        super().__exit__(*raised)
 
     def usage(self) -> list[Usage]:
         """The fullest instant of each moment, in order; the first one where there are several."""
@@ -190,8 +241,19 @@ class Ledger(TorchDispatchMode):
             return self._counted_as
         return {FORWARD: None, HEAD: LOSS, UPDATE: OPTIMIZER}.get(phase, TEMPORARY)
 
+    def _resizing(self, resize: Callable[..., Any]) -> Callable[..., Any]:
+        def resize_(storage: torch.UntypedStorage, nbytes: int) -> Any:
+            self._release(storage._cdata)
+            result = resize(storage, nbytes)
+            self._add_storage(storage, self._part())
+            return result
+
+        return resize_
+
     def _add(self, tensor: Tensor, part: str | None) -> None:
-        storage = tensor.untyped_storage()
+        self._add_storage(tensor.untyped_storage(), part)
+
+    def _add_storage(self, storage: torch.UntypedStorage, part: str | None) -> None:
         nbytes = -(-storage.nbytes() // self._granularity) * self._granularity
         block = Block(nbytes, part)
         key = storage._cdata
@@ -214,6 +276,15 @@ class Ledger(TorchDispatchMode):
 
     def _note(self, event: _Event) -> None:
         self._stretches[-1].events.append(event)
+
+
+def here(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    return tensor._local_tensor if isinstance(tensor, DTensor) else tensor
+
+
+def _is_here(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not isinstance(leaf, DTensor)
 
 
 def _on_device(held: Mapping[str, int]) -> int:

@@ -1,6 +1,7 @@
 """The plan of a training step, and the longest sample that fits a device."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -8,11 +9,12 @@ from transformers import PretrainedConfig
 
 from lrk.hf.architectures import text_config
 from lrk.layer_kinds import layer_kinds, period
-from lrk.plan.gpus import EFFICIENCY, step_seconds
+from lrk.plan.gpus import EFFICIENCY, LINK_EFFICIENCY, ring_seconds, step_seconds
 from lrk.plan.layers import FEW, MORE, extrapolate
-from lrk.plan.ledger import DEVICE_PARTS, HOST, Usage
+from lrk.plan.ledger import DEVICE_PARTS, HOST, Collective, Usage
 from lrk.plan.settings import Settings
 from lrk.plan.step import Trace, trace
+from lrk.plan.traffic import KEYS, PARAMETERS
 
 GIB = 2**30
 
@@ -33,13 +35,16 @@ class Plan:
     Attributes:
         model: its name or path.
         usages: the fullest instant of each moment of the step, in order.
-        flops: of the matrix products of one forward and backward pass of `settings.batch` samples.
+        flops: of the matrix products of one forward and backward pass of `settings.batch` samples,
+            or of the share that one of several processes has of them.
+        sent: bytes that one of several processes sends to others in such a step.
     """
 
     model: str
     settings: Settings
     usages: list[Usage]
     flops: int
+    sent: Mapping[Collective, int]
 
     @property
     def peak(self) -> Usage:
@@ -91,29 +96,58 @@ class Plan:
             "peak_gib": self.peak_gib,
             "parts": self.parts_gib,
             "flops": self.flops,
+            "sent_gib": {" ".join(each): nbytes / GIB for each, nbytes in self.sent.items()},
             "estimate": self.estimate(tokens, dollars_per_hour),
         }
 
     def estimate(
         self, tokens: int | None = None, dollars_per_hour: float | None = None
     ) -> dict[str, Any]:
-        """Time and cost from the published peak and an assumed efficiency: not measured."""
+        """Time and cost from published peaks and assumed efficiencies: not measured.
+
+        `seconds` has communication after all products, `seconds_overlapped` beside them, as far as
+        it goes: a step is somewhere between. Tokens, days and dollars are those of `seconds`.
+        """
         if self.settings.gpu == "cpu":
             return {"device_gib": self.peak_gib}
-        seconds = step_seconds(self.settings.gpu, self.flops)
-        tokens_per_second = self.settings.batch * self.settings.length / seconds
+        products, communication = self.seconds_of_products, self.seconds_of_communication
+        seconds = products + communication
+        tokens_per_second = self.tokens / seconds
         days = None if tokens is None else tokens / tokens_per_second / 86_400
         cost = None
         if days is not None and dollars_per_hour is not None:
-            cost = days * 24 * dollars_per_hour
+            cost = days * 24 * dollars_per_hour * self.settings.fsdp
         return {
             "device_gib": self.device_gib,
             "efficiency": EFFICIENCY,
+            "link_efficiency": LINK_EFFICIENCY,
+            "seconds_of_communication": communication,
             "seconds": seconds,
+            "seconds_overlapped": max(products, communication),
             "tokens_per_second": tokens_per_second,
+            "tokens_per_second_per_gpu": tokens_per_second / self.settings.fsdp,
             "days": days,
             "dollars": cost,
         }
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of a step of all processes."""
+        settings = self.settings
+        return settings.batch * settings.length * settings.fsdp // settings.sequence_parallel
+
+    @property
+    def seconds_of_products(self) -> float:
+        return step_seconds(self.settings.gpu, self.flops)
+
+    @property
+    def seconds_of_communication(self) -> float:
+        """Of all collectives, one after the other."""
+        processes = {PARAMETERS: self.settings.fsdp, KEYS: self.settings.sequence_parallel}
+        return sum(
+            ring_seconds(self.settings.gpu, nbytes, processes[each.group])
+            for each, nbytes in self.sent.items()
+        )
 
 
 def plan(model: str, config: PretrainedConfig, settings: Settings) -> Plan:
@@ -167,6 +201,8 @@ def _traced_layers(config: PretrainedConfig, settings: Settings) -> tuple[int, i
 def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float) -> Plan:
     """The plan with the longest real length, in steps of `FIT_STEP`, whose `device_gib` fits.
 
+    Where processes share a sample, in the least multiple of it that they can share.
+
     Memory is almost affine in the length, so a line through two lengths finds it in a few plans.
 
     Raises:
@@ -176,29 +212,30 @@ def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float
     def plan_of(length: int) -> Plan:
         return plan(model, config, replace(settings, length=length))
 
-    low = plan_of(FIT_STEP)
+    step = math.lcm(FIT_STEP, 2 * settings.sequence_parallel)
+    low = plan_of(step)
     if low.device_gib > gib:
         raise ValueError(
-            f"{model} with these settings needs {low.device_gib:.1f} GiB at {FIT_STEP} tokens, "
+            f"{model} with these settings needs {low.device_gib:.1f} GiB at {step} tokens, "
             f"more than {gib:g} GiB"
         )
-    tried, high = plan_of(64 * FIT_STEP), None
+    tried, high = plan_of(64 * step), None
     while True:
         if tried.device_gib <= gib:
             low, other = tried, low
         else:
             high = other = tried
-        if high is not None and high.settings.length - low.settings.length <= FIT_STEP:
+        if high is not None and high.settings.length - low.settings.length <= step:
             return low
-        tried = plan_of(_guess(low, other, high, gib))
+        tried = plan_of(_guess(low, other, high, gib, step))
 
 
-def _guess(low: Plan, other: Plan, high: Plan | None, gib: float) -> int:
+def _guess(low: Plan, other: Plan, high: Plan | None, gib: float, step: int) -> int:
     """The next length to try: where the line through two plans reaches `gib`, above `low` and below
     `high`, which are known to fit and not to fit. The line may be flat, because the peak of short
     samples is that of the optimizer: without `high` the length grows fourfold at most."""
     first = low.settings.length
-    furthest = GROWTH * first if high is None else high.settings.length - FIT_STEP
+    furthest = GROWTH * first if high is None else high.settings.length - step
     rise, run = other.device_gib - low.device_gib, other.settings.length - first
-    steps = int((gib - low.device_gib) * run / rise) // FIT_STEP if rise else furthest
-    return min(first + max(steps, 1) * FIT_STEP, furthest)
+    steps = int((gib - low.device_gib) * run / rise) // step if rise else furthest
+    return min(first + max(steps, 1) * step, furthest)

@@ -53,6 +53,12 @@ class Settings:
         load_in_4bit: whether the linear layers under the adapters are in 4 bits (QLoRA).
         clips: whether gradients are clipped by their norm.
         gpu: one of `GPUS`, or `cpu`.
+        fsdp: processes, each with a GPU, that weights, gradients and optimizer are sharded over by
+            FSDP2; 1 for one that has them whole.
+        sequence_parallel: how many of these share a sample, neighbours; `fsdp / sequence_parallel`
+            groups of them compute `batch` samples each.
+        sync_each_batch: accelerate's: with `fsdp`, gradients are reduced after each micro-batch, as
+            lrk-train has it; else a process holds those of whole weights until the last one.
 
     Raises:
         ValueError: for a value that no step has.
@@ -78,6 +84,9 @@ class Settings:
     load_in_4bit: bool = False
     clips: bool = True
     gpu: str = "h100"
+    fsdp: int = 1
+    sequence_parallel: int = 1
+    sync_each_batch: bool = True
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -87,6 +96,8 @@ class Settings:
             ("lora_rank", 0),
             ("tile_tokens", 0),
             ("layers_per_checkpoint", 1),
+            ("fsdp", 1),
+            ("sequence_parallel", 1),
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -105,6 +116,16 @@ class Settings:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if self.fsdp % self.sequence_parallel:
+            raise ValueError(
+                f"sequence_parallel is {self.sequence_parallel}; it must divide the {self.fsdp} "
+                "processes of fsdp"
+            )
+        if self.sequence_parallel > 1 and self.length % (2 * self.sequence_parallel):
+            raise ValueError(
+                f"length is {self.length}; with sequence_parallel {self.sequence_parallel} it must "
+                f"be a multiple of {2 * self.sequence_parallel}, two pieces each"
+            )
         self._check_techniques()
 
     def _check_techniques(self) -> None:
@@ -142,6 +163,15 @@ class Settings:
             ("offload_optimizer", self.optim in TRACED, f"one of the optim {', '.join(TRACED)}"),
             ("lora_modules_to_save", self.lora_rank > 0, "lora_rank to be positive"),
             ("load_in_4bit", self.lora_rank > 0, "lora_rank to be positive"),
+            ("offload_optimizer", self.fsdp == 1, "fsdp to be 1: FSDP2 offloads in its own way"),
+            ("optimizer_in_backward", self.fsdp == 1, "fsdp to be 1"),
+            ("load_in_4bit", self.fsdp == 1, "fsdp to be 1: 4-bit weights are not sharded"),
+            (
+                "sequence_parallel",
+                self.implementation == LRK and self.attention == LRK_ATTENTION,
+                f"implementation {LRK!r} and attention {LRK_ATTENTION!r}",
+            ),
+            ("sync_each_batch", self.fsdp > 1 and self.accumulates, "fsdp above 1, accumulates"),
         ):
             if getattr(self, name) != defaults[name] and not is_possible:
                 raise ValueError(f"{name} is {getattr(self, name)}; it needs {needed}")

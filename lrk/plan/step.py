@@ -5,12 +5,13 @@ costs no memory.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
@@ -22,6 +23,7 @@ from lrk.hf import patch
 from lrk.hf.architectures import architecture_of
 from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.groups import layer_groups
+from lrk.hf.sequence_split import split_batch
 from lrk.hf.sinks import check_sinks
 from lrk.layer_kinds import PER_LAYER, layer_kinds
 from lrk.memory import checkpointing
@@ -42,13 +44,17 @@ from lrk.plan.ledger import (
     SAVED,
     UPDATE,
     WEIGHTS,
+    Collective,
     Ledger,
     Moment,
     Usage,
+    here,
 )
 from lrk.plan.optimizers import LowBit, low_bit_states, make_optimizer, make_states
 from lrk.plan.prices import prices_on
 from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, Settings
+from lrk.plan.sharding import as_one_of, shard, unreduced_gradients
+from lrk.plan.traffic import KEYS, PARAMETERS, traffic
 from lrk.plan.workspace import Device
 
 GPU_GRANULARITY = 512
@@ -61,10 +67,12 @@ _TRACED_ATTENTION = {"sdpa": UNMASKED_SDPA, **flash_attention.BACKENDS}
 
 
 class Trace(NamedTuple):
-    """What a step allocates at most in each of its moments, and the FLOPs of its products."""
+    """What a step allocates at most in each of its moments, the FLOPs of its products, and the
+    bytes that it sends to other processes."""
 
     usages: list[Usage]
     flops: int
+    sent: Mapping[Collective, int]
 
 
 def trace(config: PretrainedConfig, settings: Settings, layers: int | None = None) -> Trace:
@@ -78,8 +86,12 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
         ValueError: for another model type, and for settings whose step would be counted wrongly.
     """
     _check_model(config, settings)
+    return as_one_of(settings.fsdp, _trace, config, settings, layers)
+
+
+def _trace(config: PretrainedConfig, settings: Settings, layers: int | None) -> Trace:
     device = _device(settings)
-    ledger = Ledger(prices_on(device), device.granularity)
+    ledger = Ledger(prices_on(device), device.granularity, traffic)
     model = meta_model(config, settings, layers)
     # The frequencies stay real: they are made from numbers, and are small.
     materialise_buffers(model)
@@ -92,8 +104,14 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
         causal_lm_of(model).set_attn_implementation(_TRACED_ATTENTION[attention])
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise_parameters(model)
-        run_step(model, settings, ledger)
-    return Trace(ledger.usage(), ledger.flops)
+        group = shard(model, settings) if settings.fsdp > 1 else None
+        run_step(model, settings, ledger, group)
+    own = None if group is None else group.group_name
+    sent = {
+        Collective(each.name, KEYS if each.group == own else PARAMETERS): nbytes
+        for each, nbytes in ledger.sent.items()
+    }
+    return Trace(ledger.usage(), ledger.flops, sent)
 
 
 def _check_model(config: PretrainedConfig, settings: Settings) -> None:
@@ -231,46 +249,83 @@ def run_step(
     model: nn.Module,
     settings: Settings,
     ledger: Ledger | None = None,
+    group: dist.ProcessGroup | None = None,
     loss_factor: float = 0.5,
 ) -> None:
     """Take one training step after others; on real and on fake tensors.
 
     Args:
         ledger: records the step, if there is one.
+        group: processes that share a sample with this one.
         loss_factor: what the loss is multiplied by, as by a loss scale. On a CPU a factor of 1
             spares lrk's loss two products that a GPU always makes.
     """
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    optimizer, states = _make_optimizer(settings, trained)
-    if settings.accumulates:
-        for parameter in trained:
-            parameter.grad = torch.zeros_like(parameter)
+    stepped = trained if ledger is None else [_plain(parameter) for parameter in trained]
+    optimizer, states = _make_optimizer(settings, stepped)
     batch = make_batch(settings)
+    if group is not None:
+        batch = split_batch(batch, group)
+    device = parameters[0].device.type
+
+    def compute() -> None:
+        with torch.autocast(device, torch.bfloat16) if settings.bf16 else nullcontext():
+            loss = model(**batch, use_cache=False).loss
+        (loss * loss_factor).backward()
+
+    accumulated = (
+        _earlier_gradients(model, trained, settings, compute) if settings.accumulates else []
+    )
     host_steps = settings.offload_optimizer and settings.gpu != "cpu"
     if ledger is not None:
         ledger.hold([*parameters, *scales_of(model), *model.buffers()], WEIGHTS)
         ledger.hold(states, HOST if host_steps else OPTIMIZER)
         if host_steps:
             _count_steps_as_host(optimizer, ledger)
-        ledger.hold([p.grad for p in trained if p.grad is not None], GRADIENTS)
+        ledger.hold(accumulated, GRADIENTS)
         ledger.hold([value for value in batch.values() if isinstance(value, Tensor)], SAVED)
-    device = parameters[0].device.type
-    autocast = torch.autocast(device, torch.bfloat16) if settings.bf16 else nullcontext()
+    del accumulated
     with nullcontext() if ledger is None else _recording(model, ledger):
         if settings.optimizer_in_backward:
             StepInBackward(optimizer)
-        with autocast:
-            loss = model(**batch, use_cache=False).loss
-        (loss * loss_factor).backward()
-        del loss
+        compute()
+        _hand_on_gradients(trained, stepped)
         _enter(ledger, CLIPPING)
         if settings.clips:
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            torch.nn.utils.clip_grad_norm_(stepped, 1.0)
         _enter(ledger, UPDATE)
         optimizer.step()
-        for parameter in trained:
+        for parameter in stepped:
             parameter.grad = None
+
+
+def _earlier_gradients(
+    model: Any, trained: list[nn.Parameter], settings: Settings, compute: Callable[[], None]
+) -> list[Tensor]:
+    """Those of an earlier micro-batch, which a backward pass meets."""
+    if settings.fsdp > 1 and not settings.sync_each_batch:
+        model.set_requires_gradient_sync(False)
+        compute()
+        model.set_requires_gradient_sync(True)
+        return unreduced_gradients(model)
+    gradients = [torch.zeros_like(parameter) for parameter in trained]
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.grad = gradient
+    return gradients
+
+
+def _plain(parameter: nn.Parameter) -> nn.Parameter:
+    """A shard by itself. What operations make of sharded tensors, PyTorch finds out on fake ones of
+    the whole size, which a ledger would count."""
+    own = here(parameter)
+    return parameter if own is parameter else nn.Parameter(own)
+
+
+def _hand_on_gradients(trained: list[nn.Parameter], stepped: list[nn.Parameter]) -> None:
+    for parameter, own in zip(trained, stepped, strict=True):
+        if own is not parameter and parameter.grad is not None:
+            own.grad, parameter.grad = here(parameter.grad), None
 
 
 def _count_steps_as_host(optimizer: Optimizer, ledger: Ledger) -> None:
@@ -342,7 +397,7 @@ def _recording(model: nn.Module, ledger: Ledger) -> Iterator[None]:
         # Bound now: a closure over the loop's variable would see its last value.
         before = lambda *args, index=index: before_layer(index, *args)  # noqa: E731
         after = lambda *args, index=index: after_layer(index, *args)  # noqa: E731
-        handles.append(layer.register_forward_pre_hook(before))
+        handles.append(layer.register_forward_pre_hook(before, prepend=True))
         handles.append(layer.register_forward_hook(after))
     for layer in (*layers, *layer_groups(base)):
         if layer.gradient_checkpointing:

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM
 from lrk.plan import MODELS, load_config
 from lrk.plan.command import main
 from lrk.plan.settings import Settings
+from lrk.plan.traffic import KEYS, PARAMETERS
 
 QUICK = ["--length", "48", "--optim", "sgd"]
 
@@ -43,6 +44,22 @@ def test_comparison(path, capsys):
     ]
 
 
+def test_a_rank_of_several(path, capsys):
+    arguments = ["--model", str(path), *QUICK, "--fsdp", "4", "--sequence-parallel", "2"]
+    assert main([*arguments, "--no-accumulates", "--json", str(path / "plan.json")]) == 0
+    text = capsys.readouterr().out
+    assert "One of 4 processes that weights are sharded over (FSDP2), 2 to a sample: 24 t" in text
+    assert "Estimate for 4 h100, 8 a node, not measured" in text
+    report = json.loads((path / "plan.json").read_text())
+    assert set(report["sent_gib"]) == {
+        f"{what} {of}" for what in ("all-gather", "reduce-scatter") for of in (PARAMETERS, KEYS)
+    }
+    estimate = report["estimate"]
+    assert estimate["seconds_overlapped"] < estimate["seconds"]
+    assert estimate["tokens_per_second"] == pytest.approx(4 * estimate["tokens_per_second_per_gpu"])
+    assert estimate["tokens_per_second"] * estimate["seconds"] == pytest.approx(2 * 48)
+
+
 def test_anothers_attention_is_named(path, capsys):
     arguments = ["--model", str(path), *QUICK, "--attention", "flash_attention_3"]
     assert main([*arguments, "--compare", "--json", str(path / "plans.json")]) == 0
@@ -63,6 +80,8 @@ def test_anothers_attention_is_named(path, capsys):
         (["--model", "llama-3-8b", "--fit", "eighty"], "--fit is 'eighty'"),
         (["--model", "llama-3-8b", "--lenght", "9"], "did you mean --length"),
         (["--model", "llama-3-8b", "--length", "1"], "length is 1"),
+        (["--model", "llama-3-8b", *QUICK, "--fsdp", "0"], "fsdp is 0; it must be at least 1"),
+        (["--model", "llama-3-8b", "--fit", "80", "--sequence_parallel", "2"], "it must divide"),
         (["--model", "llama-3-8b", *QUICK, "--json", "/proc/plan.json"], "cannot be written to"),
         (["--model", "llama-3-8b", *QUICK, "--plot", "/no/where.png"], "lies in no folder that is"),
         (["--model", "llama-3-8b", *QUICK, "--json", "/"], "json '/' is a folder; it must be a"),
@@ -109,6 +128,7 @@ def test_settings_of_another_type(name, value):
         ("gemma-3-4b", 3.880),
         ("llama-2-7b", 6.738),
         ("llama-3.1-8b", 8.030),
+        ("llama-3.1-70b", 70.554),
         ("ministral-3-8b", 8.490),
         ("olmo-3-7b", 7.298),
         ("phi-4-mini", 3.836),

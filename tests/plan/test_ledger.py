@@ -57,6 +57,20 @@ def test_allocations_are_rounded_up():
     assert recorded(lambda _: torch.empty(1), granularity=512)[0].total == 512
 
 
+def test_a_storage_that_is_resized():
+    """As FSDP2 frees gathered weights, and brings them back."""
+
+    def compute(ledger):
+        a = torch.empty(100)
+        a.untyped_storage().resize_(0)
+        b = torch.empty(50)
+        ledger.enter_moment(Moment(BACKWARD))
+        a.untyped_storage().resize_(400)
+        del a, b
+
+    assert [usage.total for usage in recorded(compute)] == [400, 600]
+
+
 def test_what_outlives_the_forward_pass_was_saved():
     kept = []
 

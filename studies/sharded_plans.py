@@ -1,0 +1,117 @@
+"""The plan of a rank beside what ranks allocate, as their CPU allocators record it.
+
+    python -m studies.sharded_plans --processes 2 4
+
+A narrow Llama whose activations are most of the peak, in float32, random weights; each rank takes a
+step on gloo, sharded as the plan's is. gloo's own threads let go of tensors some time after a
+collective, which can only add to a peak: of several rounds the least counts, of ranks the most.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from transformers import LlamaConfig
+
+from lrk.plan import Settings, plan
+from lrk.plan.check import peak_on_cpu
+from studies.ranks import run_ranks
+
+ROUNDS = 3
+TILE_TOKENS = 64
+SHARED = {"sequence_parallel": 2}
+ONE_BATCH = {"accumulates": False}
+
+# What each changes in a step that meets gradients of an earlier micro-batch.
+TECHNIQUES: dict[str, dict[str, Any]] = {
+    "full parameters": ONE_BATCH,
+    "the same, tiles": ONE_BATCH | {"tile_tokens": TILE_TOKENS},
+    "the same, activations on the host": ONE_BATCH | {"offload_activations": True},
+    "the same, bf16": ONE_BATCH | {"bf16": True},
+    "accumulated": {},
+    "accumulated, whole gradients": {"sync_each_batch": False},
+    "LoRA": ONE_BATCH | {"lora_rank": 8},
+    "LoRA, bf16": ONE_BATCH | {"lora_rank": 8, "bf16": True},
+    "two to a sample": ONE_BATCH | SHARED,
+    "two to a sample, tiles": ONE_BATCH | SHARED | {"tile_tokens": TILE_TOKENS},
+    "two to a sample, LoRA": ONE_BATCH | SHARED | {"lora_rank": 8},
+}
+
+
+class Row(NamedTuple):
+    """Peaks of a rank, in bytes."""
+
+    technique: str
+    planned: int
+    measured: int
+
+    @property
+    def error(self) -> float:
+        return self.planned / self.measured - 1
+
+
+def narrow_llama(layers: int = 4) -> LlamaConfig:
+    """Grouped heads, an MLP of three times the width, and its own output embedding."""
+    return LlamaConfig(
+        vocab_size=1000,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+
+
+def compare(
+    processes: int, length: int, techniques: Sequence[str], config: LlamaConfig
+) -> Iterator[Row]:
+    """A row for each technique, of a sample of `length` tokens."""
+    usual = Settings(
+        length=length,
+        dtype="float32",
+        optim="adamw_torch_fused",
+        gpu="cpu",
+        fsdp=processes,
+    )
+    steps = [replace(usual, **TECHNIQUES[technique]) for technique in techniques]
+    peaks = run_ranks(_measure, processes, config, steps, timeout=1800)
+    for technique, settings, of_ranks in zip(
+        techniques, steps, zip(*peaks, strict=True), strict=True
+    ):
+        planned = plan("narrow llama", config, settings).peak.total
+        yield Row(technique, planned, max(of_ranks))
+
+
+def _measure(config: LlamaConfig, steps: Sequence[Settings]) -> list[int]:
+    dist.init_process_group("gloo")
+    return [min(peak_on_cpu(config, settings) for _ in range(ROUNDS)) for settings in steps]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table; returns 1 if a plan is off by more than the tolerance."""
+    parser = argparse.ArgumentParser(prog="python -m studies.sharded_plans", description=__doc__)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--techniques", nargs="+", choices=TECHNIQUES, default=[*TECHNIQUES])
+    parser.add_argument("--tolerance", type=float, default=0.03)
+    arguments = parser.parse_args(argv)
+    print("| processes | | planned, MiB | measured | off |\n|---|---|---|---|---|")
+    worst = 0.0
+    for processes in arguments.processes:
+        for row in compare(processes, arguments.length, arguments.techniques, narrow_llama()):
+            planned, measured = row.planned / 2**20, row.measured / 2**20
+            print(
+                f"| {processes} | {row.technique} | {planned:.2f} | {measured:.2f} "
+                f"| {row.error:+.2%} |",
+                flush=True,
+            )
+            worst = max(worst, abs(row.error))
+    return int(worst > arguments.tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
