@@ -3,9 +3,18 @@
 import json
 
 import pytest
-from transformers import AutoConfig, AutoTokenizer
+import torch
+import transformers
+from packaging.version import Version
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from lrk.pretrained import check_config, load_auto, load_weights
+from lrk.device_map import input_device
+from lrk.pretrained import (
+    check_config,
+    fingerprint_weights,
+    load_auto,
+    load_weights,
+)
 from lrk.weight_index import INDEX
 from studies.tiny import write_model
 
@@ -72,3 +81,27 @@ def test_an_index_that_leads_out_of_the_folder_is_not_followed(model):
     (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     with pytest.raises(ValueError, match=r"model '.*' cannot be loaded: .*which is no name of a"):
         load_weights("model", str(model), None)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_weights_that_lie_elsewhere_have_the_same_fingerprint(tmp_path, is_tied):
+    if is_tied and Version(transformers.__version__) < Version("5.17"):
+        pytest.skip("it brings the tied embedding in the place of every weight on disk")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=64, num_hidden_layers=2, tie_word_embeddings=is_tied, bos_token_id=None, **sizes
+    )
+    plain = AutoModelForCausalLM.from_config(config)
+    plain.save_pretrained(tmp_path)
+    places = {"model.embed_tokens": "disk", "model.layers.0": "disk", "model.layers.1": "cpu"}
+    places |= {"model.norm": "disk", "model.rotary_emb": "cpu", "lm_head": "disk"}
+    options = {"device_map": places, "offload_folder": str(tmp_path / "offload")}
+    spread = load_weights("model", str(tmp_path), None, **options)
+    assert spread.get_input_embeddings().weight.is_meta
+    assert input_device(spread) == input_device(plain) == torch.device("cpu")
+    assert fingerprint_weights(spread) == fingerprint_weights(plain)
+    spread(torch.arange(8)[None])  # after which tied weights are two objects
+    assert fingerprint_weights(spread) == fingerprint_weights(plain)
+    with torch.no_grad():
+        plain.model.layers[0].mlp.up_proj.weight.mul_(2)
+    assert fingerprint_weights(spread) != fingerprint_weights(plain)
