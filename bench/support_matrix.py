@@ -56,12 +56,12 @@ in PyTorch, so its layers and gradients were run, its CUDA kernels were not. Whe
 AVX512-BF16, bitsandbytes 0.50 rewrites its layers at an evaluation and passes no gradients through
 them afterwards, patched or not; `lrk-train` prevents that.
 
-No test looks at several processes (FSDP, DeepSpeed, tensor parallelism), CUDA graphs, or a model
-spread over several devices.
+All this is one process. Several (DDP, FSDP2, ZeRO, shared samples, a head divided by rows) have tests
+of their own, on gloo: [scale.md](scale.md). No test looks at CUDA graphs.
 
 Refused, with one sentence that says what to do instead:
 
-- the loss without logits where `lm_head` is offloaded, of 4 or 8 bits, or has another adapter than
+- the loss without logits where `lm_head` is of 4 or 8 bits, or has another adapter than
   LoRA or `modules_to_save` (DoRA and other variants of LoRA, trainable tokens, adapters chosen row
   by row): use `cross_entropy=False`;
 - padding between the tokens of a row in a compiled model, in `lrk.decode`, under another's
