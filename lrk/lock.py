@@ -29,8 +29,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
     Raises:
         ValueError: if another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{PREFIX}{part and '-'}{part}")
+    lock = _lock(folder, part)
     try:
         _acquire(lock, folder)
     except Timeout as error:
@@ -45,7 +44,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def in_turn(folder: Path, what: str) -> Iterator[None]:
+def in_turn(folder: Path, what: str, part: str = "") -> Iterator[None]:
     """Make a folder and hold it for the block, after who holds it; there is no limit to the wait.
 
     So of several processes that need the same file one makes it, and the others find it. If it is
@@ -53,9 +52,9 @@ def in_turn(folder: Path, what: str) -> Iterator[None]:
 
     Args:
         what: is done in the block, for the message of who waits.
+        part: of the folder, as for `locked`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / PREFIX)
+    lock = _lock(folder, part)
     try:
         _acquire(lock, folder)
     except Timeout:
@@ -65,6 +64,11 @@ def in_turn(folder: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _lock(folder: Path, part: str) -> BaseFileLock:
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{PREFIX}{part and '-'}{part}")
 
 
 def _acquire(lock: BaseFileLock, folder: Path) -> None:

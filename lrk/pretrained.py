@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     PretrainedConfig,
@@ -145,7 +146,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> Non
 def fingerprint_weights(model: PreTrainedModel) -> str:
     """Of 1,024 elements of each parameter, evenly spread: training changes some of them.
 
-    Weights that a `device_map` left on the host or on disk are read one module at a time.
+    Weights that a `device_map` left on the host or on disk are read one module at a time. Of those
+    that ZeRO-3 has cut up all processes must ask.
     """
     digest, tied = hashlib.sha256(), None
     if model.config.get_text_config().tie_word_embeddings:
@@ -156,9 +158,20 @@ def fingerprint_weights(model: PreTrainedModel) -> str:
             continue  # Brought for a call and left again, the two are no longer one object.
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        with weights_brought(module):
+        with weights_brought(module), _gathered(parameter):
             flat = module.get_parameter(leaf).detach().flatten()
             sampled = flat[:: max(flat.numel() // _SAMPLED, 1)].double().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+            digest.update(f"{name} {tuple(parameter.shape)}".encode())
         digest.update(sampled.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _gathered(parameter: nn.Parameter) -> Iterator[None]:
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from lrk.atomic import remove_temporaries
 from lrk.lock import PREFIX as LOCKS
-from lrk.lock import locked
+from lrk.lock import in_turn, locked
+
+# The part of a folder that is held by who looks at the locks of others.
+_LOOKING = "looking"
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,18 @@ def at_work(folder: Path, share: Share) -> Iterator[None]:
     """
     part = "" if share.count == 1 else f"-{share.index}-of-{share.count}"
     with locked(folder, part[1:]):
-        for lock in folder.glob(f"{LOCKS}*"):
-            other = lock.name.removeprefix(LOCKS)
-            if other != part and not (part and other.endswith(f"-of-{share.count}")):
-                with locked(folder, other[1:]):
-                    pass
+        others = [
+            other
+            for other in (lock.name.removeprefix(LOCKS) for lock in folder.glob(f"{LOCKS}*"))
+            if other not in (part, f"-{_LOOKING}")
+            and not (part and other.endswith(f"-of-{share.count}"))
+        ]
+        if others:
+            # A lock is seen to be free by taking it, which to another who looks is not free.
+            with in_turn(folder, "looking who works in the folder", _LOOKING):
+                for other in others:
+                    with locked(folder, other[1:]):
+                        pass
         if not part:
             remove_temporaries(folder)
         yield

@@ -1,10 +1,14 @@
 """Who of n jobs does what."""
 
 import itertools
+import multiprocessing
+import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from lrk.share import Share, local_share, process_share
+from lrk.lock import locked
+from lrk.share import Share, at_work, local_share, process_share
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,75 @@ def test_launchers_say_which_process_this_is(monkeypatch):
     assert local_share() == Share(), "a launcher that does not say how many are on the machine"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert local_share() == Share(1, 8)
+
+
+@contextmanager
+def _held_for_long(folder, part=""):
+    with locked(folder, part):
+        time.sleep(0.05)
+        yield
+
+
+def _start(folder, share, barrier, refused) -> None:
+    for _ in range(2):
+        barrier.wait(20)
+        try:
+            with at_work(folder, share):
+                barrier.wait(20)
+        except ValueError as error:
+            refused.put(str(error))
+            barrier.abort()
+
+
+@pytest.mark.parametrize("before", [Share(), Share(1, 4)], ids=str)
+def test_shares_that_start_together_do_not_refuse_each_other(tmp_path, before, monkeypatch):
+    """Each looks whether the lock that was left is held, while the others do."""
+    monkeypatch.setattr("lrk.lock._POLL", 0.01)
+    with at_work(tmp_path, before):
+        pass
+    monkeypatch.setattr("lrk.share.locked", _held_for_long)
+    context = multiprocessing.get_context("fork")
+    barrier, refused = context.Barrier(3), context.SimpleQueue()
+    processes = [
+        context.Process(target=_start, args=(tmp_path, Share(index, 3), barrier, refused))
+        for index in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert refused.empty(), refused.get()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("held", "asked"),
+    [
+        (Share(), Share()),
+        (Share(), Share(0, 2)),
+        (Share(0, 2), Share()),
+        (Share(0, 2), Share(0, 2)),
+        (Share(0, 2), Share(1, 3)),
+    ],
+    ids=str,
+)
+def test_a_folder_is_shared_in_one_way_at_a_time(tmp_path, held, asked):
+    with ExitStack() as stack:
+        stack.enter_context(at_work(tmp_path, held))
+        for _ in range(2):
+            with pytest.raises(ValueError, match="another process is writing to"):
+                stack.enter_context(at_work(tmp_path, asked))
+    with at_work(tmp_path, asked):
+        pass
+
+
+@pytest.mark.parametrize("asked", [Share(), Share(0, 2)], ids=str)
+def test_who_merges_into_a_folder_below_keeps_its_temporaries(tmp_path, asked):
+    (tmp_path / ".partial-00000000-merged").mkdir()
+    with (
+        locked(tmp_path, "merged"),
+        pytest.raises(ValueError, match="another process is writing to"),
+        at_work(tmp_path, asked),
+    ):
+        pass
+    assert (tmp_path / ".partial-00000000-merged").is_dir()

@@ -29,18 +29,23 @@ def _evaluate(words: Sequence[str]) -> int:
             print(dry_run(evaluation))
         return 0
     if not evaluation.own_cells or run(evaluation, load(evaluation)) is None:
-        print(_unfinished(evaluation))
+        print(_without_results(evaluation))
     else:
         print((evaluation.folder.path / "results.md").read_text(encoding="utf-8"))
     return 0
 
 
-def _unfinished(evaluation: Evaluation) -> str:
+def _without_results(evaluation: Evaluation) -> str:
+    """What to say where this process does not write the results."""
     missing = len(evaluation.unfinished(evaluation.cells))
+    there, writer = "all cells are there", "the job that finished the last one"
+    if missing:
+        own = f"the {len(evaluation.own_cells)} cells of {evaluation.arguments.share}"
+        there = f"{own} are there, {missing} of others are missing"
+        writer = "the job that finds all"
     return (
-        f"{evaluation.folder.path}: the {len(evaluation.own_cells)} cells of "
-        f"{evaluation.arguments.share} are there, {missing} of others are missing: the job that "
-        "finds all writes the results, or the same command without shard does"
+        f"{evaluation.folder.path}: {there}: {writer} writes the results, or the same command "
+        "without shard does"
     )
 
 

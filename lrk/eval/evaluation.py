@@ -317,6 +317,10 @@ def set_up(arguments: EvalArguments) -> Evaluation:
     for cell in evaluation.missing():
         if cell.task in TASKS:
             evaluation.size(cell)
+    # Also of other jobs, so that those of one command refuse together what one cannot do.
+    for cell in evaluation.unfinished(cells):
+        if cell.task in TASKS and (cell.task, cell.length) not in evaluation.sizes:
+            evaluation.trials(cell).check()
     return evaluation
 
 

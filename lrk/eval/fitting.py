@@ -66,6 +66,17 @@ class Trials:
     max_new_tokens: int
     seed: int
 
+    def check(self) -> None:
+        """Raise what `size` raises, which costs the shortest prompt alone where nothing runs out.
+
+        Raises:
+            ValueError: see `size`.
+        """
+        if self.draw.largest is None:
+            self._shortest()
+        else:
+            self.size()
+
     def size(self) -> int:
         """Units of haystack for a trial of average length.
 
@@ -74,12 +85,7 @@ class Trials:
         """
         smallest, largest = self.draw.smallest, self.draw.largest
         room = self.length - self.max_new_tokens
-        shortest = tokens = self._tokens(smallest)
-        if tokens > room:
-            raise ValueError(
-                f"length {self.length} is too short for task {self.task}: its shortest prompt has "
-                f"{shortest} tokens and its answer {self.max_new_tokens}"
-            )
+        shortest = tokens = self._shortest()
         fits, too_large, probe = smallest, None if largest is None else largest + 1, 2 * smallest
         # A long prompt takes a quarter of a second to encode: a few guesses by proportion spare
         # most of what bisection alone would encode. Where they go wrong, it goes on alone.
@@ -122,6 +128,16 @@ class Trials:
                     f"length {self.length} is too short for trial {index} of task {self.task}"
                 )
             size = max(size - max(size // 100, 1), self.draw.smallest)
+
+    def _shortest(self) -> int:
+        """Tokens of trial 0 with the smallest haystack, which must fit."""
+        tokens = self._tokens(self.draw.smallest)
+        if tokens + self.max_new_tokens > self.length:
+            raise ValueError(
+                f"length {self.length} is too short for task {self.task}: its shortest prompt has "
+                f"{tokens} tokens and its answer {self.max_new_tokens}"
+            )
+        return tokens
 
     def _prompt(self, index: int, size: int) -> Prompt:
         return self.draw.prompt(Trial(self.seed, self.task, self.length, index), size)

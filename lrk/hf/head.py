@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from lrk.hf.logit_scale import LogitScale
@@ -58,7 +59,9 @@ class LrkHead:
         of_factors: Callable[[Head], Result] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The stock forward, or `of_factors(head_of(self, input))` inside the call's hooks.
+        """The stock forward, or `(of_factors(head_of(self, input)),)` inside the call's hooks.
+
+        A tuple, so that a hook that changes logits does not change a loss in silence.
 
         Raises:
             ValueError: for `of_factors` with what a hook adds, as peft does where rows of a batch
@@ -68,7 +71,7 @@ class LrkHead:
             return super().forward(input, *args, **kwargs)  # type: ignore[misc]
         if args or kwargs:
             raise _refusal(self, " with hooks (adapter_names sets them)")  # type: ignore[arg-type]
-        return of_factors(head_of(self, input))  # type: ignore[arg-type]
+        return (of_factors(head_of(self, input)),)  # type: ignore[arg-type]
 
 
 def is_known(kind: type[Any]) -> bool:
@@ -92,7 +95,8 @@ def with_head(lm_head: nn.Module, hidden: Tensor, function: Callable[[Head], Res
         ValueError: as `head_of`.
     """
     if isinstance(lm_head, LrkHead):
-        return cast(Result, lm_head(hidden, of_factors=function))
+        (result,) = lm_head(hidden, of_factors=function)
+        return cast(Result, result)
     if mesh_of(lm_head) is None and (lm_head._forward_pre_hooks or lm_head._forward_hooks):
         raise _refusal(lm_head, " with hooks (adapter_names sets them)")
     return function(head_of(lm_head, hidden))
@@ -157,13 +161,19 @@ def head_of(lm_head: nn.Module, hidden: Tensor) -> Head:
 
 def _stock(lm_head: nn.Module) -> type[Any]:
     """The class before the patch, and before FSDP derived another of the patched one."""
-    return getattr(lm_head, "_lrk_stock", type(lm_head))
+    # peft's wrappers have the attributes of what they wrap, their classes have not.
+    return getattr(type(lm_head), "_lrk_stock", type(lm_head))
 
 
 def _linear(layer: Any, hidden: Tensor) -> Head:
     mesh = mesh_of(layer)
     if mesh is None:
         return Head(hidden, layer.weight, layer.bias)
+    if isinstance(layer, FSDPModule):
+        raise _refusal(
+            cast(nn.Module, layer),
+            " sharded by FSDP apart from the head around it (patch after peft)",
+        )
     if not isinstance(layer.weight, DTensor):
         raise _refusal(layer, " divided among processes as by transformers before 5.17")
     weight, bias = _rows_here(layer, layer.weight), _rows_here(layer, layer.bias)

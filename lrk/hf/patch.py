@@ -200,7 +200,18 @@ def _head_of(causal_lm: Any) -> list[tuple[nn.Module, type[Any]]]:
     kind = stock_class(type(lm_head))
     if not is_known(kind) or mesh_of(lm_head) is not None:
         return []
+    _check_own_forward("lm_head", lm_head, LrkHead)
     return [(lm_head, mixed(LrkHead, kind))]
+
+
+def _check_own_forward(name: str, module: nn.Module, mixin: type[Any]) -> None:
+    """Raise `ValueError` for a forward that somebody gave the module alone, unless a hook did."""
+    own = vars(module).get("forward")
+    if own is not None and "_old_forward" not in vars(module) and not reaches(own, mixin):
+        raise ValueError(
+            f"{name} has a forward of its own, which would bypass lrk (mixed precision of "
+            "accelerate and torch.compile(model.forward) do so): patch first"
+        )
 
 
 def _classes_for(
@@ -218,12 +229,7 @@ def _classes_for(
                     f"{name or 'model'} is a {kind.__name__}, whose forward is not that of "
                     f"transformers' {expected.__name__}; lrk would replace it"
                 )
-            own = vars(module).get("forward")
-            if own is not None and "_old_forward" not in vars(module) and not reaches(own, mixin):
-                raise ValueError(
-                    f"{name or 'model'} has a forward of its own, which would bypass lrk (mixed "
-                    "precision of accelerate and torch.compile(model.forward) do so): patch first"
-                )
+            _check_own_forward(name or "model", module, mixin)
             classes.append((module, mixed(mixin, kind)))
             if mixin is LrkForCausalLM:
                 classes += _head_of(module)

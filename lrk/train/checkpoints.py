@@ -30,7 +30,7 @@ from transformers.trainer import (
 from lrk.atomic import PREFIX, atomic_folder, remove
 from lrk.train import fsdp_checkpoint
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.collective import raised_by_all
+from lrk.train.collective import raised_by_all, wait_for_all
 from lrk.train.engine import DDP, ONE_PROCESS, engine_of
 from lrk.train.gathering import loaded_dtypes
 from lrk.train.manifest import fault, run_of, write_manifest
@@ -183,8 +183,11 @@ class WholeCheckpoints(Trainer):
             return
         kind = self.accelerator.state.fsdp_plugin.state_dict_type
         folder, full = Path(output_dir), kind == StateDictType.FULL_STATE_DICT
+        # The main process may have written for longer than a collective of the engine waits.
+        wait_for_all()
         with self._raised_later():
             fsdp_checkpoint.save_model(self.model, folder, full)
+        wait_for_all()
         with self._raised_later():
             fsdp_checkpoint.save_optimizer(self.model, self.optimizer, folder, full)
         with self._raised_later():
@@ -242,11 +245,12 @@ class WholeCheckpoints(Trainer):
         run = Path(self._get_output_dir(trial))
         folder = run / f"checkpoint-{self.state.global_step}"
         self.save_state_to(folder, trial)
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(folder))
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate(run, self.args.save_total_limit, {folder, Path(best or folder)})
+        with raised_by_all():
+            if self.args.push_to_hub:
+                super()._push_from_checkpoint(str(folder))
+            if self.args.should_save:
+                best = self.state.best_model_checkpoint
+                rotate(run, self.args.save_total_limit, {folder, Path(best or folder)})
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or super()._get_output_dir(trial))

@@ -1,19 +1,25 @@
 """What the processes of a run do as one: the error of one is the error of all.
 
-A process that raises by itself leaves the others in their next barrier until it times out.
+A process that raises by itself leaves the others in their next barrier until it times out. Here
+they wait for each other by gloo, and for as long as one may hash, write or merge a large model:
+`ddp_timeout` is for steps. (A process that ends closes its connections, which ends the wait.)
 """
 
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
+import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 
 from lrk.command import RunError
 
 Result = TypeVar("Result")
+
+_PATIENCE = timedelta(days=1)
 
 
 @contextmanager
@@ -32,20 +38,43 @@ def raised_by_all() -> Iterator[None]:
         yield
     except Exception as error:
         own = error
-    sentences = gather_object([None if own is None else (_sentence(own), type(own))])
+    try:
+        sentences = _of_all(None if own is None else (_sentence(own), type(own)))
+    except RuntimeError as lost:
+        raise (own or lost) from lost
     if own is not None:
         raise own
     for sentence, kind in filter(None, sentences):
         raise (ValueError if issubclass(kind, ValueError) else RunError)(sentence)
 
 
+def wait_for_all() -> None:
+    """Until every process has come here, however long one writes."""
+    _of_all(None)
+
+
 def done_by_main(action: Callable[[], Result]) -> Result:
     """What an action returns in the main process, or raises there, in every process."""
-    found: list[Result | None] = [None]
+    found: Result | None = None
     with raised_by_all():
         if PartialState().is_main_process:
-            found = [action()]
-    return broadcast_object_list(found)[0]
+            found = action()
+    return _of_all(found)[0]
+
+
+def _of_all(value: Any) -> list[Any]:
+    """Of each process, in the order of ranks."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, value, group=_patient_group(dist.group.WORLD))
+    return found
+
+
+@functools.cache
+def _patient_group(of: Any) -> dist.ProcessGroup:
+    """All processes of the group that there is now."""
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
 
 
 def place() -> str:

@@ -4,12 +4,14 @@ import math
 import shutil
 from pathlib import Path
 
+import torch
 from transformers import PretrainedConfig
 
 from lrk.plan.settings import LOW_BIT
 from lrk.pretrained import meta_model
 from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.engine import FSDP2, engine_of
 from lrk.train.pretrained import stored_dtype
 
 GIB = 2**30
@@ -60,8 +62,13 @@ def _bytes(arguments: LrkTrainingArguments, config: PretrainedConfig) -> tuple[i
         return parameters * element, 0
     optim = str(arguments.to_dict()["optim"])
     moments = 0 if arguments.save_only_model else _MOMENTS.get(optim, 0)
-    state = moments * LOW_BIT.get(optim, element)
-    return parameters * element, int(parameters * (element + state))
+    engine, kept = engine_of(arguments), element
+    if engine.name == FSDP2 and (arguments.bf16 or arguments.fp16):
+        kept = torch.float32.itemsize  # what accelerate trains there
+    # Beside its state dict a full one has the model as transformers reads it.
+    copies = 2 if engine.name == FSDP2 and not engine.shards_checkpoints else 1
+    state = moments * LOW_BIT.get(optim, kept)
+    return parameters * element, int(parameters * (copies * kept + state))
 
 
 def _checkpoints(arguments: LrkTrainingArguments, steps: int) -> int:

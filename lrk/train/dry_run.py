@@ -209,8 +209,8 @@ def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterat
         yield f"  not predicted for kernels {arguments.kernels}"
         return
     optim = str(arguments.to_dict()["optim"])
+    settings = plan_settings(arguments, config, implementation, optim)
     try:
-        settings = plan_settings(arguments, config, implementation, optim)
         planned = plan(str(arguments.model_name_or_path), config, settings)
     except ValueError as error:  # No reason against the run itself.
         yield f"  not predicted: {error}"

@@ -122,7 +122,7 @@ class ParallelSizes:
         if config is not None:
             # accelerate knows `sp_size` since 1.12.
             return ParallelSizes(config.cp_size, getattr(config, "sp_size", 1), config.tp_size)
-        if not _is_on("ACCELERATE_USE_PARALLELISM_CONFIG"):
+        if not launched_with_sizes():
             return ParallelSizes()
         return ParallelSizes(*(_environment_size(kind) for kind in ("CP", "SP", "TP")))
 
@@ -142,6 +142,11 @@ def launched_with_deepspeed() -> bool:
 def launched_with_megatron() -> bool:
     """Whether `accelerate launch` asks for Megatron-LM."""
     return _is_on("ACCELERATE_USE_MEGATRON_LM")
+
+
+def launched_with_sizes() -> bool:
+    """Whether `accelerate launch` says along which dimensions processes share what."""
+    return _is_on("ACCELERATE_USE_PARALLELISM_CONFIG")
 
 
 def _name(arguments: TrainingArguments) -> str:

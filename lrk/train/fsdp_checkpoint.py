@@ -5,7 +5,6 @@ model with adapters they hold what is trained. (Of accelerate's own, some releas
 adapters nor the sharded state of an optimizer again, without a word.)
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.optim import Optimizer
+
+from lrk.train.collective import raised_by_all
 
 MODEL, OPTIMIZER = "pytorch_model_fsdp", "optimizer"
 
@@ -47,19 +48,16 @@ def save_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path, ful
 def load_model(model: nn.Module, checkpoint: Path) -> None:
     """Read the model of any number of processes; a collective."""
     path = checkpoint / MODEL
-    state = _loaded(
-        "model", path, lambda: get_model_state_dict(model, options=_written(model, False))
-    )
+    now = get_model_state_dict(model, options=_written(model, False))
+    state = _loaded("model", path, now)
     set_model_state_dict(model, state, options=_read(path))
 
 
 def load_optimizer(model: nn.Module, optimizer: Optimizer, checkpoint: Path) -> None:
     """As `load_model`."""
     path = checkpoint / OPTIMIZER
-    options = _written(model, False)
-    state = _loaded(
-        "optimizer", path, lambda: get_optimizer_state_dict(model, optimizer, options=options)
-    )
+    now = get_optimizer_state_dict(model, optimizer, options=_written(model, False))
+    state = _loaded("optimizer", path, now)
     set_optimizer_state_dict(model, optimizer, state, options=_read(path))
 
 
@@ -72,15 +70,31 @@ def _save(state: dict[str, Any], path: Path, full: bool) -> None:
         torch.save(value, _file(path))
 
 
-def _loaded(key: str, path: Path, of_now: Callable[[], Any]) -> Any:
-    """A state dict: in the main process alone if it is full."""
+def _loaded(key: str, path: Path, now: dict[str, Any]) -> dict[str, Any]:
+    """A state dict: in the main process alone if it is full.
+
+    Args:
+        now: what it replaces, whose names it must have (shards are read by them).
+
+    Raises:
+        ValueError: in every process, if it has not.
+    """
     if not _file(path).is_file():
-        state = {key: of_now()}
-        shards.load(state, checkpoint_id=_folder(path))
-        return state[key]
-    if torch.distributed.get_rank() == 0:
-        return torch.load(_file(path), map_location="cpu", weights_only=True)
-    return {}
+        shards.load({key: now}, checkpoint_id=_folder(path))
+        return now
+    found: dict[str, Any] = {}
+    with raised_by_all():
+        if torch.distributed.get_rank() == 0:
+            found = torch.load(_file(path), map_location="cpu", weights_only=True)
+            if missing := sorted(_names(now) - _names(found)):
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise ValueError(f"{str(_file(path))!r} has no {missing[0]}{more} of this model")
+    return found
+
+
+def _names(state: dict[str, Any]) -> set[str]:
+    """Of parameters; an optimizer has its options beside them."""
+    return set(state.get("state", state))
 
 
 def _written(model: nn.Module, full: bool) -> StateDictOptions:

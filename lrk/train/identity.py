@@ -82,6 +82,11 @@ def settings(arguments: LrkTrainingArguments) -> dict[str, Any]:
         for name, value in values.items()
         if name not in free and not name.startswith(FREE_PREFIXES)
     }
+    if isinstance(config := found.get("accelerator_config"), dict):
+        # When gradients are reduced, to which the trainer adds.
+        found["accelerator_config"] = {
+            name: value for name, value in config.items() if name != "gradient_accumulation_kwargs"
+        }
     found[SAMPLES_A_STEP] = samples_a_step(arguments)
     if arguments.impactful_tokens is not None:
         found["table of impactful_tokens"] = sha256_of(Path(arguments.impactful_tokens))

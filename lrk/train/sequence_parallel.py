@@ -88,7 +88,6 @@ class SequenceParallelSteps(FiniteSteps):
         loss = result[0]
         if self.sequence_group is not None and loss is not None:
             dist.all_reduce(loss, group=self.sequence_group)
-            loss /= self._sharing
             self._keep_all_that_share()
         return result
 

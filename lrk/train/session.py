@@ -28,13 +28,13 @@ from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.recipe.selection import Selection
 from lrk.recipe.tokens import prompt_ids
 from lrk.recipe.upsample import length_upsampled
-from lrk.share import local_share
+from lrk.share import Share, local_share
 from lrk.train import identity, run_folder
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.collective import raised_by_all
 from lrk.train.disk_space import check_disk_space
-from lrk.train.engine import engine_of
+from lrk.train.engine import ZERO_3, engine_of
 from lrk.train.extension import extend
 from lrk.train.gathering import gathered
 from lrk.train.lora import add_lora, check_adapters, merge_lora
@@ -68,20 +68,21 @@ def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> Lr
         ValueError: in one sentence, for anything that the arguments get wrong.
     """
     run_folder.check_together(arguments)
-    installed_attention(arguments.kernels["attention"])
-    config = load_config(arguments)
-    check_attention_fits(arguments, config)
-    check_adapters(config, arguments)
-    check_late_parts(arguments, config)
     with raised_by_all():
+        installed_attention(arguments.kernels["attention"])
+        config = load_config(arguments)
+        check_attention_fits(arguments, config)
+        check_adapters(config, arguments)
+        check_late_parts(arguments, config)
         check_hub(arguments)
-    tokenizer = load_tokenizer(arguments, config)
-    with raised_by_all():
+        tokenizer = load_tokenizer(arguments, config)
         samples, evaluation = load_samples(arguments, tokenizer)
-    check_disk_space(arguments, config, steps_of(arguments, samples))
-    placement, window = training_placement(arguments, tokenizer), config.max_position_embeddings
-    new_distances = check_new_distances(samples, placement, arguments.target_length, window, config)
-    model = load_model(arguments)
+        check_disk_space(arguments, config, steps_of(arguments, samples))
+        reach, window = arguments.target_length, config.max_position_embeddings
+        placement = training_placement(arguments, tokenizer)
+        new_distances = check_new_distances(samples, placement, reach, window, config)
+    with raised_by_all():
+        model = load_model(arguments)
     trainer = build_trainer(model, tokenizer, samples, arguments, evaluation, base_model)
     trainer.new_distances = new_distances
     return trainer
@@ -213,7 +214,9 @@ def _tokenized(
             arguments.assistant_only,
             arguments.split_special_tokens,
         )
-    longer_than, share = arguments.upsample_longer_than if upsample else None, local_share()
+    longer_than = arguments.upsample_longer_than if upsample else None
+    # A dry run says itself whether data are whole.
+    share = Share() if arguments.dry_run else local_share()
     if longer_than is None:
         return open_prepared(sources, tokenizer, share)
     return concatenate_datasets(
@@ -269,10 +272,10 @@ def build_trainer(
     checkpoint = run_folder.check_together(arguments)
     check_vocabulary(tokenizer, model.config.vocab_size)
     check_attention_fits(arguments, model.config)
-    # Other processes may have no weights yet, and write no checkpoint.
+    # Other processes may have no weights yet, and write no checkpoint. Under ZeRO-3 each has some.
     content = {}
     with raised_by_all():
-        if arguments.process_index == 0:
+        if arguments.process_index == 0 or engine_of(arguments).name == ZERO_3:
             content = identity.content(model, samples)
             if checkpoint is not None:
                 identity.check_content(Path(checkpoint), content, arguments)
@@ -358,10 +361,10 @@ def save(trainer: LrkTrainer, folder: Path) -> None:
     trainer.check_weights()
     main, engine = trainer.is_world_process_zero(), engine_of(trainer.args)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if engine.shards_weights or engine.is_deepspeed:
-        model = gathered(model, trainer.dtypes, engine, main)
-        trainer.was_gathered = True
     with raised_by_all():
+        if engine.shards_weights or engine.is_deepspeed:
+            model = gathered(model, trainer.dtypes, engine, main)
+            trainer.was_gathered = True
         if isinstance(model, PeftModel):
             if main:
                 with atomic.atomic_folder(folder / run_folder.ADAPTER_FOLDER) as whole:

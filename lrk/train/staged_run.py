@@ -218,12 +218,12 @@ def _merge(staged: StagedRun, stage: Stage) -> Losses:
     names = stage.merge.models
     models = [_local(staged.model_of(name)) for name in names]
     arguments = stage.arguments(str(stage.folder), None)
-    with arguments.main_process_first(desc="merging"):
-        if not (stage.folder / "config.json").is_file():
-            try:
-                merge(models, stage.folder, stage.merge.rule, config_from=models[-1])
-            except ValueError as error:
-                raise ValueError(f"stage {stage.name!r}: {error}") from error
+    rule = stage.merge.rule
+    if not (stage.folder / "config.json").is_file():
+        try:
+            _once(lambda: merge(models, stage.folder, rule, config_from=models[-1]))
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name!r}: {error}") from error
     config = load_config(arguments)
     tokenizer = load_tokenizer(arguments, config)
     samples = evaluation_samples(arguments, tokenizer)
@@ -421,7 +421,7 @@ def _local(model: str) -> Path:
         raise ValueError(f"model_name_or_path {model!r} cannot be loaded: {reason}") from error
 
 
-def _once(action: Callable[[], None]) -> None:
+def _once(action: Callable[[], object]) -> None:
     """Do it in the first process of several, while the others wait."""
     state = PartialState()
     state.wait_for_everyone()

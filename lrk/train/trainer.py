@@ -97,9 +97,11 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         engine_of(self.args).check_made(self.accelerator.distributed_type)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and plugin.mixed_precision_policy is not None:
-            # Otherwise FSDP2 rounds the loss to bf16.
-            policy = replace(plugin.mixed_precision_policy, output_dtype=None)
-            plugin.mixed_precision_policy = policy
+            # Otherwise FSDP2 rounds to bf16 the loss, and what it is made of: the number of labels
+            # that it is divided by (531 to 532), weights of tokens.
+            plugin.mixed_precision_policy = replace(
+                plugin.mixed_precision_policy, output_dtype=None, cast_forward_inputs=False
+            )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -108,6 +110,20 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         if self.args.attention_temperature != 1:
             inputs["attention_temperature"] = self.args.attention_temperature
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Evaluation averages losses of samples: each is the mean over its own labels.
+
+        (transformers divides by the labels of all processes, some of whose last samples it drops.)
+        """
+        items = num_items_in_batch if model.training else None
+        return super().compute_loss(model, inputs, return_outputs, items)
 
     def prediction_step(
         self,

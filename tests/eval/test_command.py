@@ -298,6 +298,46 @@ def test_a_shard_without_cells_reads_no_weights(config, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("short_answers")
+def test_a_shard_without_cells_says_that_all_are_there(config, options, capsys):
+    chosen = {"tasks": ["passkey"], "lengths": [450]}
+    said = []
+    for shard in ("1/3", "0/3", "1/3"):
+        assert main([config(**chosen, shard=shard)]) == 0
+        said.append(capsys.readouterr().out)
+    assert "the 0 cells of 1/3 are there, 1 of others are missing: the job that finds" in said[0]
+    assert "| passkey |" in said[1]
+    assert said[2].strip() == (
+        f"{options['output_dir']}: all cells are there: the job that finished the last one writes "
+        "the results, or the same command without shard does"
+    )
+
+
+@pytest.mark.parametrize("shard", ["0/2", "1/2"])
+@pytest.mark.parametrize("words", [[], ["--dry_run"]])
+def test_a_length_too_short_is_refused_by_all_shards(config, capsys, monkeypatch, shard, words):
+    monkeypatch.setattr(evaluation_module, "load_model", lambda _: pytest.fail("weights were read"))
+    assert main([config(tasks=["passkey"], lengths=[60, 450], shard=shard), *words]) == 2
+    assert "length 60 is too short for task passkey" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["0/2", "1/2"])
+def test_words_that_run_out_are_refused_by_all_shards(config, capsys, shard):
+    assert main([config(tasks=["passkey", "cwe"], lengths=[32_768], shard=shard)]) == 2
+    assert "wonderwords has 480 different words" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short_answers")
+def test_a_dry_run_in_any_shard_refuses_a_damaged_cell(config, options, capsys):
+    chosen = {"tasks": ["passkey"], "lengths": [450, 512]}
+    assert main([config(**chosen)]) == 0
+    file = Path(options["output_dir"]) / "cells" / "passkey-450.json"
+    file.write_text(file.read_text().replace('"score": 0', '"score": 1'))
+    for shard in ("0/2", "1/2"):
+        assert main([config(**chosen, shard=shard), "--dry_run"]) == 2
+        assert f"{str(file)!r} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("short_answers")
 def test_one_process_a_shard(config, options, capsys, monkeypatch):
     monkeypatch.setattr(evaluation_module, "load_model", lambda _: pytest.fail("weights were read"))
     folder = Path(options["output_dir"])

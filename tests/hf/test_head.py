@@ -131,6 +131,28 @@ def test_adapters_of_the_rows_of_a_batch_are_refused(llama):
 
 
 DIVIDES_BY_CONFIG = Version(transformers.__version__) >= Version("5.17")
+
+
+def test_a_hook_that_changes_logits_does_not_change_a_loss_in_silence(llama):
+    lrk.patch(llama).train()
+    seen = []
+    handle = llama.lm_head.register_forward_hook(lambda module, args, out: seen.append(out))
+    expected = llama(INPUT_IDS, labels=INPUT_IDS).loss
+    assert isinstance(seen[0], tuple), "no tensor in the place of logits"
+    handle.remove()
+    llama.lm_head.register_forward_hook(lambda module, args, out: out * 0.5)
+    with pytest.raises(TypeError):
+        llama(INPUT_IDS, labels=INPUT_IDS)
+    torch.testing.assert_close(seen[0][0], expected)
+
+
+def test_a_head_with_a_forward_of_its_own_is_refused(llama):
+    llama.lm_head.forward = lambda hidden: hidden
+    with pytest.raises(ValueError, match="lm_head has a forward of its own"):
+        lrk.patch(llama)
+    lrk.patch(llama, cross_entropy=False)
+
+
 # Whether the rows of a head need not divide by the number of processes.
 UNEVEN = Version(transformers.__version__) >= Version("5.24")
 
@@ -225,3 +247,16 @@ def test_a_head_whose_weight_fsdp_brings(llama, adapters):
     expected = loss_and_gradients(lrk.patch(copy.deepcopy(model)))
     for found in run_ranks(fsdp_rank, 2, lrk.unpatch(model), bool(adapters)):
         assert_same(found, expected)
+
+
+def wrapper_sharded_inside_rank(model):
+    """The patch before peft does not know the wrapper, so that nobody calls it for the loss."""
+    dist.init_process_group("gloo")
+    model = adapted(lrk.patch(model), **ADAPTERS["modules_to_save"])
+    fully_shard(model.get_base_model().lm_head.modules_to_save["default"])
+    with pytest.raises(ValueError, match=r"sharded by FSDP .* \(patch after peft\); lrk's loss"):
+        step(model)
+
+
+def test_a_shard_of_fsdp_is_not_taken_for_rows(llama):
+    run_ranks(wrapper_sharded_inside_rank, 2, llama)

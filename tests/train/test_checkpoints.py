@@ -12,13 +12,16 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import torch.distributed as dist
 import transformers
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed.fsdp import fully_shard
 
 from lrk.atomic import SaveError
-from lrk.train import LrkTrainer, LrkTrainingArguments, manifest, train
+from lrk.train import LrkTrainer, LrkTrainingArguments, fsdp_checkpoint, manifest, train
 from lrk.train.checkpoints import check_engine, checkpoints, damage, rotate
 from lrk.train.command import main
 from lrk.train.engine import Engine
@@ -366,3 +369,21 @@ def test_fsdp_evaluates_before_it_trains(options, corpus, tmp_path):
     alone = evaluated({**given, "output_dir": str(tmp_path / "alone")}, tmp_path)
     for loss in run_ranks(evaluated, 2, given | sharded, tmp_path):
         assert loss == pytest.approx(alone, rel=1e-6)
+
+
+def names_that_are_missing(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    model = fully_shard(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    fsdp_checkpoint.save_model(model, folder, full=True)
+    file = folder / f"{fsdp_checkpoint.MODEL}.bin"
+    dist.barrier()
+    if dist.get_rank() == 0:
+        state = torch.load(file, weights_only=True)
+        torch.save({name: value for name, value in state.items() if name != "1.bias"}, file)
+    dist.barrier()
+    with pytest.raises(ValueError, match=r"model_fsdp.bin' has no 1\.bias of this model"):
+        fsdp_checkpoint.load_model(model, folder)
+
+
+def test_a_state_dict_of_other_names_is_refused_by_all(tmp_path):
+    run_ranks(names_that_are_missing, 2, tmp_path)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from lrk.train.disk_space import GIB, check_disk_space
 from lrk.train.dry_run import dry_run
+from lrk.train.engine import FSDP2, Engine
 from lrk.train.pretrained import load_config
 from lrk.train.session import set_up
 
@@ -66,3 +67,22 @@ def test_it_shows_before_the_weights_are_read(arguments, free, start):
     free(1000)
     with pytest.raises(ValueError, match="choose another folder, or set save_total_limit"):
         start(arguments())
+
+
+@pytest.mark.parametrize(
+    ("sharded", "numbers"),
+    [
+        # Float32 copies of bf16 weights, and moments of them; full, the model lies there twice.
+        (True, 2 + 4 + 8),
+        (False, 2 + 4 + 4 + 8),
+    ],
+)
+def test_what_fsdp2_writes(arguments, free, parameters, monkeypatch, sharded, numbers):
+    engine = Engine(FSDP2, 2, shards_checkpoints=sharded)
+    monkeypatch.setattr("lrk.train.disk_space.engine_of", lambda arguments: engine)
+    given = arguments(dtype="bfloat16", bf16=True, save_strategy="steps", save_steps=10)
+    free(parameters * numbers)
+    check_disk_space(given, load_config(given), steps=10)
+    free(parameters * numbers - 1)
+    with pytest.raises(ValueError, match="GiB left, but the run writes"):
+        check_disk_space(given, load_config(given), steps=10)

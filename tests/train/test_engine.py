@@ -181,7 +181,16 @@ BEST = {
         (8, {}, {"sequence_parallel": 8, "train_length": 24}, "train_length is 24 with "
             "sequence_parallel 8; it must be a multiple of 16"),
         (8, {}, SP | {"kernels": {"attention": "sdpa"}, "pack": False}, "sequence_parallel is 2 "
-            "with kernels.attention 'sdpa'; it needs lrk's own"),
+            "with kernels.attention 'sdpa'; transformers' own sees the tokens of one process"),
+        (8, {}, SP | {"kernels": {"cross_entropy": False}}, "with kernels.cross_entropy False; "),
+        (8, {}, SP | {"kernels": {"rope": False}}, "with kernels.rope False; transformers' own"),
+        (8, {}, SP | {"fsdp": False}, "sequence_parallel is 2 with fsdp false; it needs FSDP2"),
+        (8, cp(1, dp_replicate_size=2, dp_shard_size=4) | FSDP, SP, "sequence_parallel is 2 beside "
+            "a parallelism_config without cp_size; give it cp_size 2"),
+        (2, {}, {"average_tokens_across_devices": False}, "average_tokens_across_devices is false "
+            "with 2 processes; it must be true"),
+        (8, FSDP, {"optim": "adafactor"}, "optim is adafactor with FSDP2, .* adamw_torch_fused"),
+        (8, FSDP, {"optim": "paged_lion_8bit"}, "optim is paged_lion_8bit with FSDP2"),
         (8, {}, SP | {"deepspeed": zero(2)}, "sequence_parallel is 2 with DeepSpeed; it needs"),
         (8, ZERO, SP, "sequence_parallel is 2 with DeepSpeed; it needs FSDP2"),
         (8, cp(4, dp_shard_size=2) | FSDP, SP, "sequence_parallel is 2, but accelerate's cp_size "

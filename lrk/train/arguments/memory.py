@@ -90,7 +90,7 @@ def check(arguments: "LrkTrainingArguments") -> None:
                     f"{needed}: gradients are gone before they could be summed, clipped or "
                     "unscaled"
                 )
-    optim = str(getattr(arguments.optim, "value", arguments.optim))
+    optim = _optimizer(arguments)
     if arguments.offload_optimizer and optim not in HOST_OPTIMIZERS:
         raise ValueError(
             f"optim is {optim} with offload_optimizer; it must be one of "
@@ -125,6 +125,11 @@ def check_engine(arguments: "LrkTrainingArguments", engine: Engine) -> None:
                 f"{name} is true with {engine.name}, which puts its own parameters in the place "
                 f"of those that it would step; use {_offload_of(engine)}"
             )
+    if engine.name == FSDP2 and _steps_plain_tensors(optim := _optimizer(arguments)):
+        raise ValueError(
+            f"optim is {optim} with FSDP2, of whose sharded tensors it knows nothing; take "
+            "adamw_torch_fused, or DDP"
+        )
     if arguments.tile_tokens and engine.name == ZERO_3:
         raise ValueError(
             f"tile_tokens is {arguments.tile_tokens} with ZeRO-3, which takes a layer's weights "
@@ -143,6 +148,18 @@ def _checkpoints(arguments: "LrkTrainingArguments") -> bool:
     """Whether layers are computed again; older releases of transformers know one name only."""
     return bool(
         getattr(arguments, "activation_checkpointing", None) or arguments.gradient_checkpointing
+    )
+
+
+def _optimizer(arguments: "LrkTrainingArguments") -> str:
+    return str(getattr(arguments.optim, "value", arguments.optim))
+
+
+def _steps_plain_tensors(optim: str) -> bool:
+    """Whether it is transformers' Adafactor, or of bitsandbytes."""
+    of_bitsandbytes = ("8bit", "lion", "ademamix", "paged", "bnb")
+    return optim == "adafactor" or (
+        "torch" not in optim and any(part in optim for part in of_bitsandbytes)
     )
 
 

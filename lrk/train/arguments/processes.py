@@ -18,6 +18,7 @@ from lrk.train.engine import (
     launched_with_deepspeed,
     launched_with_fsdp,
     launched_with_megatron,
+    launched_with_sizes,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def resolve(arguments: "LrkTrainingArguments") -> None:
     # transformers takes a text for one of its older options.
     arguments.fsdp = _TRUTHS.get(str(arguments.fsdp).lower(), arguments.fsdp)
     number = arguments.sequence_parallel
+    unsharded = arguments.is_given("fsdp") and not arguments.fsdp
     if number < 1:
         raise ValueError(f"sequence_parallel is {number}; it must be at least 1")
     by_fsdp = launched_with_fsdp()
@@ -70,6 +72,8 @@ def resolve(arguments: "LrkTrainingArguments") -> None:
                 f"sequence_parallel is {number} with DeepSpeed; it needs FSDP2, which torchrun "
                 "alone gives it: leave deepspeed out"
             )
+        if unsharded:
+            raise ValueError(f"sequence_parallel is {number} with fsdp false; it needs FSDP2")
         if by_fsdp != FSDP2:
             arguments.fsdp = True
     if (arguments.fsdp or by_fsdp) and by_deepspeed:
@@ -112,6 +116,11 @@ def check(arguments: "LrkTrainingArguments") -> Engine:
             "but lrk-train loads whole models, which are not cut so; use FSDP2, and "
             "sequence_parallel where a sample does not fit"
         )
+    if engine.processes > 1 and not arguments.average_tokens_across_devices:
+        raise ValueError(
+            f"average_tokens_across_devices is false with {engine.processes} processes; it must be "
+            "true: else a label weighs the more, the fewer its process has"
+        )
     if arguments.sequence_parallel > 1:
         _check_sequence_parallel(arguments, engine)
         return engine_of(arguments)
@@ -135,11 +144,12 @@ def _check_sequence_parallel(arguments: "LrkTrainingArguments", engine: Engine) 
             f"train_length is {arguments.train_length} with sequence_parallel {number}; it must "
             f"be a multiple of {2 * number}, the pieces that a sample is dealt out in"
         )
-    if arguments.kernels["attention"] is not True:
-        raise ValueError(
-            f"{said} with kernels.attention {arguments.kernels['attention']!r}; it needs lrk's "
-            "own attention, so leave kernels.attention true"
-        )
+    for kernel, chosen in arguments.kernels.items():
+        if chosen is not True:
+            raise ValueError(
+                f"{said} with kernels.{kernel} {chosen!r}; transformers' own sees the tokens of "
+                f"one process alone, so leave kernels.{kernel} true"
+            )
     if arguments.torch_compile:
         raise ValueError(
             f"{said} with torch_compile, under which samples were never dealt out: leave it out"
@@ -147,6 +157,11 @@ def _check_sequence_parallel(arguments: "LrkTrainingArguments", engine: Engine) 
     if not is_accelerate_available(_ACCELERATE):
         raise ValueError(f"{said}, which needs accelerate {_ACCELERATE} or later")
     if engine.sequence_parallel == 1:
+        if arguments.parallelism_config is not None or launched_with_sizes():
+            raise ValueError(
+                f"{said} beside a parallelism_config without cp_size; give it cp_size {number}, or "
+                "leave one of them out"
+            )
         arguments.parallelism_config = ParallelismConfig(
             dp_replicate_size=1,
             dp_shard_size=processes // number,
