@@ -42,7 +42,7 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
 }
 # Of another model, whose experts are planned in bf16.
 TECHNIQUES_OF_EXPERTS: dict[str, dict[str, Any]] = {
-    "experts, two to a sample": ONE_BATCH | SHARED | {"dtype": "bfloat16"},
+    "two to a sample, experts": ONE_BATCH | SHARED | {"dtype": "bfloat16"},
 }
 
 
@@ -81,7 +81,6 @@ def narrow_qwen3_moe(layers: int = 4) -> Qwen3MoeConfig:
     heads = ("num_attention_heads", "num_key_value_heads", "tie_word_embeddings")
     return Qwen3MoeConfig(
         **{name: shape[name] for name in (*names, *heads)},
-        head_dim=64,
         moe_intermediate_size=384,
         num_experts=4,
         num_experts_per_tok=2,

@@ -100,6 +100,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{unknown[0]} is not an argument{hint}")
     if (arguments.length is None) == (arguments.fit is None):
         raise ValueError("give one of --length and --fit")
+    if arguments.compare and arguments.sequence_parallel > 1:
+        raise ValueError(
+            f"--compare with --sequence_parallel {arguments.sequence_parallel}: neither stock "
+            "transformers nor Liger's way shares a sample; leave one of them out"
+        )
     for name in ("tokens", "dollars_per_hour"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:

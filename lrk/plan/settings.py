@@ -17,6 +17,11 @@ DTYPES = ("bfloat16", "float16", "float32")
 LOW_BIT = {"adamw_torch_8bit": 1.0, "adamw_bnb_8bit": 1.0, "adamw_torch_4bit": 0.5}
 TRACED = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
 OPTIMIZERS = (*TRACED, *LOW_BIT)
+# Transformers' Adafactor and bitsandbytes' know nothing of FSDP2's sharded tensors.
+UNSHARDED = ("adafactor", "adamw_bnb_8bit")
+
+# PyTorch cuts each weight into as many pieces as there are processes, one by one.
+MOST_PROCESSES = 1024
 
 STOCK, LIGER_STYLE, LRK = "stock", "liger-style", "lrk"
 IMPLEMENTATIONS = {
@@ -116,6 +121,16 @@ class Settings:
             value = getattr(self, name)
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if self.fsdp > MOST_PROCESSES:
+            raise ValueError(
+                f"fsdp is {self.fsdp}; it must be at most {MOST_PROCESSES}: PyTorch cuts each "
+                "weight into as many pieces, one by one, and a plan for more takes minutes"
+            )
+        if self.fsdp > 1 and self.optim in UNSHARDED:
+            raise ValueError(
+                f"optim is {self.optim} with fsdp {self.fsdp}; it knows nothing of FSDP2's sharded "
+                "tensors: take adamw_torch_fused"
+            )
         if self.fsdp % self.sequence_parallel:
             raise ValueError(
                 f"sequence_parallel is {self.sequence_parallel}; it must divide the {self.fsdp} "

@@ -5,8 +5,11 @@ backend): every collective returns at once, with the shapes that it has. `lrk.pl
 same step on processes that are there.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import TypeVar
@@ -23,6 +26,20 @@ from torch.distributed.fsdp import FSDPModule
 from lrk.plan.settings import Settings
 
 Result = TypeVar("Result")
+
+# What PyTorch warns of with accelerate's own calls, which a user of either can do nothing about:
+# how accelerate picks the dimensions of its mesh...
+_SLICES = "Slicing a flattened dim"
+# ... and that a view which leaves a sharded module must not be changed in place: no model is.
+VIEWS = "FSDP2-wrapped module .* returned a view tensor"
+
+
+@contextmanager
+def silenced(beginning: str) -> Iterator[None]:
+    """Without the one warning that begins so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", beginning, UserWarning)
+        yield
 
 
 def as_one_of(size: int, function: Callable[..., Result], *arguments: object) -> Result:
@@ -66,6 +83,10 @@ def shard(model: nn.Module, settings: Settings) -> dist.ProcessGroup | None:
     plugin.cpu_ram_efficient_loading = False  # of no consequence for a step
     if settings.bf16:
         plugin.set_mixed_precision("bf16")
+        # As lrk-train has it, so that the loss is not rounded to bf16.
+        plugin.mixed_precision_policy = replace(
+            plugin.mixed_precision_policy, output_dtype=None, cast_forward_inputs=False
+        )
     accelerator = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
         mixed_precision="bf16" if settings.bf16 else "no",
@@ -74,7 +95,8 @@ def shard(model: nn.Module, settings: Settings) -> dist.ProcessGroup | None:
         device=torch.device("cpu"),
         is_main_process=False,
     )
-    fsdp2_prepare_model(accelerator, model)
+    with silenced(_SLICES):
+        fsdp2_prepare_model(accelerator, model)
     if shared == 1:
         return None
     # A group of its own, also where it is of all processes, so that its traffic is known apart.

@@ -53,8 +53,8 @@ from lrk.plan.ledger import (
 from lrk.plan.optimizers import LowBit, low_bit_states, make_optimizer, make_states
 from lrk.plan.prices import prices_on
 from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, Settings
-from lrk.plan.sharding import as_one_of, shard, unreduced_gradients
-from lrk.plan.traffic import KEYS, PARAMETERS, traffic
+from lrk.plan.sharding import VIEWS, as_one_of, shard, silenced, unreduced_gradients
+from lrk.plan.traffic import KEYS, PARAMETERS, check_seen, traffic
 from lrk.plan.workspace import Device
 
 GPU_GRANULARITY = 512
@@ -105,12 +105,15 @@ def _trace(config: PretrainedConfig, settings: Settings, layers: int | None) -> 
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise_parameters(model)
         group = shard(model, settings) if settings.fsdp > 1 else None
-        run_step(model, settings, ledger, group)
+        with silenced(VIEWS):
+            run_step(model, settings, ledger, group)
     own = None if group is None else group.group_name
     sent = {
         Collective(each.name, KEYS if each.group == own else PARAMETERS): nbytes
         for each, nbytes in ledger.sent.items()
     }
+    if settings.fsdp > 1:
+        check_seen(sent, [PARAMETERS] if own is None else [PARAMETERS, KEYS])
     return Trace(ledger.usage(), ledger.flops, sent)
 
 

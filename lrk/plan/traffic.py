@@ -4,8 +4,10 @@ Of a ring of n processes each sends (n - 1) / n of the whole, whether that is ga
 and scattered, and receives as much.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from lrk.plan.ledger import Collective
@@ -28,3 +30,21 @@ def traffic(func: Any, args: tuple[Any, ...]) -> tuple[Collective, int] | None:
     group, whole = dist.ProcessGroup.unbox(args[2]), args[at]
     nbytes = whole.numel() * whole.element_size()
     return Collective(kind, group.group_name), nbytes * (group.size() - 1) // group.size()
+
+
+def check_seen(sent: Mapping[Collective, int], groups: Iterable[str]) -> None:
+    """Refuse a step in which one of `groups` gathered nothing, or reduced no gradients.
+
+    PyTorch promises the names of its operations to nobody: under others their bytes would be none.
+
+    Raises:
+        RuntimeError: naming what is missing.
+    """
+    for group in groups:
+        for kind, _ in _COLLECTIVES.values():
+            if not sent.get(Collective(kind, group)):
+                raise RuntimeError(
+                    f"no {kind} of {group} was seen in the step of one of several processes, whose "
+                    f"operations are known as {', '.join(_COLLECTIVES)}: PyTorch "
+                    f"{torch.__version__} must have others"
+                )

@@ -12,6 +12,7 @@ from lrk.plan.settings import Settings
 from lrk.plan.traffic import KEYS, PARAMETERS
 
 QUICK = ["--length", "48", "--optim", "sgd"]
+SHARED = ["--sequence_parallel", "4"]
 
 
 @pytest.fixture
@@ -82,6 +83,10 @@ def test_anothers_attention_is_named(path, capsys):
         (["--model", "llama-3-8b", "--length", "1"], "length is 1"),
         (["--model", "llama-3-8b", *QUICK, "--fsdp", "0"], "fsdp is 0; it must be at least 1"),
         (["--model", "llama-3-8b", "--fit", "80", "--sequence_parallel", "2"], "it must divide"),
+        (
+            ["--model", "smollm2-135m", *QUICK, "--fsdp", "4", *SHARED, "--compare"],
+            "--compare with --sequence_parallel 4: neither stock transformers nor Liger's way",
+        ),
         (["--model", "llama-3-8b", *QUICK, "--json", "/proc/plan.json"], "cannot be written to"),
         (["--model", "llama-3-8b", *QUICK, "--plot", "/no/where.png"], "lies in no folder that is"),
         (["--model", "llama-3-8b", *QUICK, "--json", "/"], "json '/' is a folder; it must be a"),

@@ -318,7 +318,7 @@ def test_gradients_go_as_they_come(config):
 
 def test_report_has_the_pinned_keys(config):
     report = plan("tiny", config, SETTINGS).report(tokens=10**6, dollars_per_hour=2.0)
-    keys = ["model", "length", "settings", "peak_gib", "parts", "flops", "estimate"]
+    keys = ["model", "length", "settings", "peak_gib", "parts", "flops", "sent_gib", "estimate"]
     assert list(report) == keys
     assert list(report["parts"]) == list(PARTS)
     assert report["parts"].pop("offloaded_to_host") == 0

@@ -1,17 +1,27 @@
 """One rank of several: what it allocates beside what ranks allocate, and what it sends."""
 
 import dataclasses
+import warnings
 
 import pytest
+import torch
 import torch.distributed as dist
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
-from lrk.plan import Settings, plan
+from lrk.plan import Settings, plan, sharding, traffic
 from lrk.plan.ledger import GRADIENTS, OPTIMIZER, WEIGHTS, Collective
 from lrk.plan.planner import extrapolated
+from lrk.plan.settings import OPTIMIZERS, UNSHARDED
 from lrk.plan.sharding import as_one_of
 from lrk.plan.step import trace
 from lrk.plan.traffic import GATHER, KEYS, PARAMETERS, REDUCE
-from studies.sharded_plans import compare, narrow_llama
+from lrk.train.arguments import memory
+from studies.sharded_plans import (
+    TECHNIQUES_OF_EXPERTS,
+    compare,
+    narrow_llama,
+    narrow_qwen3_moe,
+)
 
 SETTINGS = Settings(length=64, optim="adamw_torch_fused", accumulates=False, fsdp=4)
 
@@ -28,6 +38,61 @@ def test_plan_is_what_the_ranks_record(processes, techniques):
     rows = list(compare(processes, 256, techniques, narrow_llama(layers=2)))
     assert [row.technique for row in rows] == techniques
     assert {row.technique: row.error for row in rows if abs(row.error) > 0.03} == {}
+
+
+def test_plan_of_experts_that_share_a_sample():
+    techniques = list(TECHNIQUES_OF_EXPERTS)
+    [row] = compare(2, 512, techniques, narrow_qwen3_moe(layers=2), rounds=8)
+    assert abs(row.error) < 0.01
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_lrk_train_shards_with_the_same_optimizers(optim):
+    assert (optim in UNSHARDED) == memory._steps_plain_tensors(optim)
+
+
+def test_the_loss_is_not_rounded(config, monkeypatch):
+    """The policy that `LrkTrainer` has."""
+    policies = []
+
+    def prepare(accelerator, model):
+        policies.append(accelerator.state.fsdp_plugin.mixed_precision_policy)
+        return fsdp2_prepare_model(accelerator, model)
+
+    monkeypatch.setattr(sharding, "fsdp2_prepare_model", prepare)
+    trace(config, dataclasses.replace(SETTINGS, bf16=True))
+    [policy] = policies
+    assert policy.output_dtype is None
+    assert not policy.cast_forward_inputs
+    assert policy.param_dtype == policy.reduce_dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_no_warning_of_pytorch_reaches_the_user(config, shared):
+    """Tiles leave views behind, accelerate slices a mesh."""
+    settings = dataclasses.replace(SETTINGS, sequence_parallel=shared, tile_tokens=16)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trace(config, settings)
+    ours = ("Slicing a flattened", "returned a view tensor")
+    assert [str(w.message) for w in caught if any(o in str(w.message) for o in ours)] == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("c10d::_allgather_base_", "no all-gather of parameters was seen"),
+        ("c10d::_reduce_scatter_base_", "no reduce-scatter of parameters was seen"),
+    ],
+)
+def test_operations_of_another_name_are_not_free(config, monkeypatch, gone, message):
+    known = {
+        f"{name}of_another_release" if name == gone else name: each
+        for name, each in traffic._COLLECTIVES.items()
+    }
+    monkeypatch.setattr(traffic, "_COLLECTIVES", known)
+    with pytest.raises(RuntimeError, match=message):
+        trace(config, SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +169,9 @@ def test_a_process_of_a_run_asks_another():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"fsdp": 10_000}, "fsdp is 10000; it must be at most 1024: PyTorch cuts each weight"),
+        ({"optim": "adafactor"}, "optim is adafactor with fsdp 4; it knows nothing of FSDP2's"),
+        ({"optim": "adamw_bnb_8bit"}, "optim is adamw_bnb_8bit with fsdp 4; it knows nothing"),
         ({"fsdp": 0}, "fsdp is 0; it must be at least 1"),
         ({"sequence_parallel": -1}, "sequence_parallel is -1; it must be at least 1"),
         ({"sequence_parallel": 3}, "sequence_parallel is 3; it must divide the 4 processes of"),

@@ -185,8 +185,6 @@ BEST = {
         (8, {}, SP | {"kernels": {"cross_entropy": False}}, "with kernels.cross_entropy False; "),
         (8, {}, SP | {"kernels": {"rope": False}}, "with kernels.rope False; transformers' own"),
         (8, {}, SP | {"fsdp": False}, "sequence_parallel is 2 with fsdp false; it needs FSDP2"),
-        (8, cp(1, dp_replicate_size=2, dp_shard_size=4) | FSDP, SP, "sequence_parallel is 2 beside "
-            "a parallelism_config without cp_size; give it cp_size 2"),
         (2, {}, {"average_tokens_across_devices": False}, "average_tokens_across_devices is false "
             "with 2 processes; it must be true"),
         (8, FSDP, {"optim": "adafactor"}, "optim is adafactor with FSDP2, .* adamw_torch_fused"),
@@ -224,6 +222,13 @@ def test_accelerates_ulysses_is_refused(spread, given):
     with pytest.raises(ValueError, match=r"sp_size is 2: .* no packed documents .* use "
                                          "sequence_parallel instead"):  # fmt: skip
         spread(8, cp(1, sp_size=2), **given)
+
+
+@OF_1_12
+def test_replicas_of_shards_are_not_dropped_for_shared_samples(spread):
+    with pytest.raises(ValueError, match="sequence_parallel is 2 beside a parallelism_config "
+                                         "without cp_size; give it cp_size 2"):  # fmt: skip
+        spread(8, cp(1, dp_replicate_size=2, dp_shard_size=4) | FSDP, **SP)
 
 
 @pytest.mark.skipif(is_accelerate_available("1.12.0"), reason="what older releases lack")
