@@ -56,8 +56,8 @@ in PyTorch, so its layers and gradients were run, its CUDA kernels were not. Whe
 AVX512-BF16, bitsandbytes 0.50 rewrites its layers at an evaluation and passes no gradients through
 them afterwards, patched or not; `lrk-train` prevents that.
 
-All this is one process. Several (DDP, FSDP2, ZeRO, shared samples, a head divided by rows) have tests
-of their own, on gloo: [scale.md](scale.md). No test looks at CUDA graphs.
+All this is one process. Several (DDP, FSDP2, ZeRO, shared samples, a head divided by rows) have
+tests of their own, on gloo: [scale.md](scale.md). No test looks at CUDA graphs.
 
 Refused, with one sentence that says what to do instead:
 
