@@ -133,7 +133,9 @@ def split_batch(batch: Mapping[str, Any], group: dist.ProcessGroup) -> dict[str,
         loss = model(**lrk.split_batch(batch, group)).loss
 
     DDP and FSDP average gradients over all P processes instead: there `P * loss` goes backward, and
-    `num_items_in_batch` counts the labels of all batches of the step, each once.
+    `num_items_in_batch` counts the labels of all batches of the step, each once. (With bf16 FSDP2
+    also rounds what it is given, weights of tokens too, unless its `MixedPrecisionPolicy` has
+    `cast_forward_inputs=False`.)
 
     Args:
         batch: a `lrk.recipe.Batch` on the device of the model:
@@ -152,7 +154,8 @@ def split_batch(batch: Mapping[str, Any], group: dist.ProcessGroup) -> dict[str,
     Returns:
         `input_ids`, `position_ids`, `labels`, `shift_labels` and `token_weight`, (B, S / N),
         `num_items_in_batch`, and `sequence_split`, which says where the tokens lie. The model's
-        attention must be lrk's own.
+        attention must be lrk's own, and of a model with experts its loss too, which counts the
+        balance of all tokens once.
 
     Raises:
         ValueError: for what is missing, for rows that cannot be cut so, and for tensors of which it
