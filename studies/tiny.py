@@ -13,6 +13,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+}
 WORDS = ("the", "pass", "was", "closed", "all", "winter", "and", "nobody", "crossed", "it")
 
 
@@ -54,19 +65,8 @@ def write_model(folder: Path, window: int | None = None) -> None:
     """
     train_tokenizer([prose(200, 0)], 320).save_pretrained(folder)
     torch.manual_seed(0)
-    options = {
-        "vocab_size": 320,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-    }
     if window is None:
-        LlamaForCausalLM(LlamaConfig(**options)).save_pretrained(folder)
+        LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
     else:
-        config = MistralConfig(**options, sliding_window=window)
+        config = MistralConfig(**SHAPE, sliding_window=window)
         MistralForCausalLM(config).save_pretrained(folder)

@@ -95,20 +95,36 @@ def lrk_attention(
     if attention_mask is not None and is_marks(attention_mask):
         return _unpadded_attention(module, query, key, value, attention_mask, **arguments)
     asked = understood(BACKEND, module, query, key, attention_mask, **arguments)
+    output = _attended(
+        asked,
+        query,
+        key,
+        value,
+        cu_seqlens=asked.cu_seqlens,
+        cu_seqlens_k=asked.cu_seqlens_k,
+        window_position_ids=asked.window_position_ids,
+    )
+    return output.transpose(1, 2), None
+
+
+def _attended(asked: Asked, query: Tensor, key: Tensor, value: Tensor, **where: Any) -> Tensor:
+    """(B, Hq, Sq, D) output.
+
+    Args:
+        where: documents and positions of queries and keys, which `asked` has where they are whole.
+    """
     output = attention(
         query,
         key,
         value,
         causal=asked.causal,
-        cu_seqlens=asked.cu_seqlens,
-        cu_seqlens_k=asked.cu_seqlens_k,
         window=asked.window,
-        window_position_ids=asked.window_position_ids,
         scale=asked.scale,
         softcap=asked.softcap,
         return_lse=asked.sinks is not None,
+        **where,
     )
-    return _with_sinks(output, asked.sinks).transpose(1, 2), None
+    return _with_sinks(output, asked.sinks)
 
 
 def _with_sinks(output: Tensor | tuple[Tensor, Tensor], sinks: Tensor | None) -> Tensor:
@@ -144,22 +160,18 @@ def _unpadded_attention(
     asked = understood(BACKEND, module, query, key, None, **arguments)
     order = Unpadding.of(marks, query.shape[2])
     whole = position_ids is not None and position_ids.shape[-1] == key.shape[2]
-    output = attention(
+    output = _attended(
+        asked,
         ordered(query, order.queries),
         ordered(key, order.keys),
         ordered(value, order.keys),
-        causal=asked.causal,
         kv_lengths=order.kv_lengths,
         q_offset=order.q_offset,
-        window=asked.window,
         window_position_ids=(
             None if asked.window is None else order.rising(position_ids if whole else None)
         ),
-        scale=asked.scale,
-        softcap=asked.softcap,
-        return_lse=asked.sinks is not None,
     )
-    output = ordered(_with_sinks(output, asked.sinks), order.queries.argsort(dim=1))
+    output = ordered(output, order.queries.argsort(dim=1))
     return output.where(order.answered[:, None, :, None], 0).transpose(1, 2), None
 
 
@@ -184,21 +196,18 @@ def _split_attention(
             raise ValueError(
                 "sequence_split is given where attention looks both ways; it is for causal models"
             )
-        output = attention(
+        output = _attended(
+            asked,
             queries,
             keys,
             values,
             cu_seqlens=piece.cu_seqlens,
             cu_seqlens_k=piece.cu_seqlens_k,
-            window=asked.window,
             window_position_ids=(
                 None if asked.window is None else split.position_ids[:, : piece.stop]
             ),
-            scale=asked.scale,
-            softcap=asked.softcap,
-            return_lse=asked.sinks is not None,
         )
-        outputs.append(_with_sinks(output, asked.sinks).transpose(1, 2))
+        outputs.append(output.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
 
 

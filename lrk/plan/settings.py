@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from lrk.field_types import check_types
+from lrk.fsdp import steps_plain_tensors
 from lrk.hf.backends import BACKENDS
 from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.flash_attention import PACKAGES as FLASH_ATTENTIONS
@@ -17,8 +18,6 @@ DTYPES = ("bfloat16", "float16", "float32")
 LOW_BIT = {"adamw_torch_8bit": 1.0, "adamw_bnb_8bit": 1.0, "adamw_torch_4bit": 0.5}
 TRACED = ("adamw_torch_fused", "adamw_torch", "sgd", "adafactor")
 OPTIMIZERS = (*TRACED, *LOW_BIT)
-# Transformers' Adafactor and bitsandbytes' know nothing of FSDP2's sharded tensors.
-UNSHARDED = ("adafactor", "adamw_bnb_8bit")
 
 # PyTorch cuts each weight into as many pieces as there are processes, one by one.
 MOST_PROCESSES = 1024
@@ -126,7 +125,7 @@ class Settings:
                 f"fsdp is {self.fsdp}; it must be at most {MOST_PROCESSES}: PyTorch cuts each "
                 "weight into as many pieces, one by one, and a plan for more takes minutes"
             )
-        if self.fsdp > 1 and self.optim in UNSHARDED:
+        if self.fsdp > 1 and steps_plain_tensors(self.optim):
             raise ValueError(
                 f"optim is {self.optim} with fsdp {self.fsdp}; it knows nothing of FSDP2's sharded "
                 "tensors: take adamw_torch_fused"

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import TypeVar
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.fsdp import FSDPModule
 
+from lrk.fsdp import keep_digits
 from lrk.plan.settings import Settings
 
 Result = TypeVar("Result")
@@ -83,10 +83,7 @@ def shard(model: nn.Module, settings: Settings) -> dist.ProcessGroup | None:
     plugin.cpu_ram_efficient_loading = False  # of no consequence for a step
     if settings.bf16:
         plugin.set_mixed_precision("bf16")
-        # As lrk-train has it, so that the loss is not rounded to bf16.
-        plugin.mixed_precision_policy = replace(
-            plugin.mixed_precision_policy, output_dtype=None, cast_forward_inputs=False
-        )
+        keep_digits(plugin)
     accelerator = SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
         mixed_precision="bf16" if settings.bf16 else "no",

@@ -13,6 +13,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from lrk.atomic import PREFIX, atomic_folder, remove
 from lrk.train import fsdp_checkpoint
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.collective import raised_by_all, wait_for_all
-from lrk.train.engine import DDP, ONE_PROCESS, engine_of
+from lrk.train.engine import DDP, ONE_PROCESS, Engine, engine_of
 from lrk.train.gathering import loaded_dtypes
 from lrk.train.manifest import fault, run_of, write_manifest
 
@@ -108,7 +109,12 @@ class WholeCheckpoints(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.dtypes = loaded_dtypes(self.model, engine_of(self.args))
+        self.dtypes = loaded_dtypes(self.model, self.engine)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """How the run is spread."""
+        return engine_of(self.args)
 
     @property
     def writes_checkpoint(self) -> bool:
@@ -147,8 +153,7 @@ class WholeCheckpoints(Trainer):
         for file in written.iterdir():
             file.rename(written.parent / file.name)
         written.rmdir()
-        engine = engine_of(self.args)
-        of = {_ENGINE: engine.name, _PROCESSES: engine.processes}
+        of = {_ENGINE: self.engine.name, _PROCESSES: self.engine.processes}
         only = {"save_only_model": self.args.save_only_model}
         write_manifest(written.parent, {**self.identity, **of, **only})
 
@@ -221,7 +226,7 @@ class WholeCheckpoints(Trainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is None or not self.is_world_process_zero():
             return
-        written, now = run_of(Path(checkpoint)).get(_PROCESSES), engine_of(self.args).processes
+        written, now = run_of(Path(checkpoint)).get(_PROCESSES), self.engine.processes
         if written not in (None, now):
             logger.warning(
                 "%s is of %d processes and goes on with %d: dropout draws other random numbers "

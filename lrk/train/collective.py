@@ -39,7 +39,7 @@ def raised_by_all() -> Iterator[None]:
     except Exception as error:
         own = error
     try:
-        sentences = _of_all(None if own is None else (_sentence(own), type(own)))
+        sentences = of_all(None if own is None else (_sentence(own), type(own)))
     except RuntimeError as lost:
         raise (own or lost) from lost
     if own is not None:
@@ -50,7 +50,7 @@ def raised_by_all() -> Iterator[None]:
 
 def wait_for_all() -> None:
     """Until every process has come here, however long one writes."""
-    _of_all(None)
+    of_all(None)
 
 
 def done_by_main(action: Callable[[], Result]) -> Result:
@@ -59,11 +59,11 @@ def done_by_main(action: Callable[[], Result]) -> Result:
     with raised_by_all():
         if PartialState().is_main_process:
             found = action()
-    return _of_all(found)[0]
+    return of_all(found)[0]
 
 
-def _of_all(value: Any) -> list[Any]:
-    """Of each process, in the order of ranks."""
+def of_all(value: Any) -> list[Any]:
+    """What each process gives, in the order of ranks; a collective without a limit to the wait."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     found: list[Any] = [None] * dist.get_world_size()

@@ -6,12 +6,10 @@ import time
 from pathlib import Path
 from tempfile import mkstemp
 
-from accelerate.utils import gather_object
-
 from lrk.atomic import PREFIX, remove
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.checkpoints import check_engine, checkpoints, damage
-from lrk.train.collective import done_by_main, place
+from lrk.train.collective import done_by_main, of_all, place
 from lrk.train.identity import check_settings
 from lrk.weight_index import INDEX
 
@@ -63,7 +61,7 @@ def check_shared(arguments: LrkTrainingArguments) -> None:
         return
     folder = Path(arguments.output_dir or "")
     sign = done_by_main(lambda: _new_file(folder))
-    blind = gather_object([None if _appears(folder, sign) else place()])
+    blind = of_all(None if _appears(folder, sign) else place())
     if arguments.process_index == 0:
         (folder / sign).unlink(missing_ok=True)
     if named := [each for each in blind if each]:

@@ -18,7 +18,6 @@ from transformers import Trainer
 from lrk.hf.base_model import LrkBaseModel
 from lrk.hf.sequence_split import split_batch
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.engine import engine_of
 from lrk.train.finite import FiniteSteps
 
 _STEP, _PREPARE = "_prepare_context_parallel_inputs", "_prepare_cp"
@@ -52,10 +51,9 @@ class SequenceParallelSteps(FiniteSteps):
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        self._sharing = engine_of(self.args).sequence_parallel
         self.sequence_group: dist.ProcessGroup | None = None
-        if self._sharing > 1:
-            _check_releases(self._sharing)
+        if self.engine.sequence_parallel > 1:
+            _check_releases(self.engine.sequence_parallel)
             self.accelerator._prepare_cp = _as_they_are
             self.sequence_group = self.accelerator.torch_device_mesh["cp"].get_group()
 
@@ -81,7 +79,7 @@ class SequenceParallelSteps(FiniteSteps):
         """The loss is that of the whole batch in all processes that share it."""
         if self.sequence_group is not None and not prediction_loss_only:
             raise ValueError(
-                f"sequence_parallel is {self._sharing}, and each process would "
+                f"sequence_parallel is {self.engine.sequence_parallel}, and each process would "
                 "have the logits of its own tokens: evaluate with prediction_loss_only"
             )
         result = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
@@ -99,14 +97,14 @@ class SequenceParallelSteps(FiniteSteps):
         """
         state = self.accelerator.gradient_state
         if state.end_of_dataloader and state.remainder > 0:
-            state.active_dataloader.remainder *= self._sharing
+            state.active_dataloader.remainder *= self.engine.sequence_parallel
 
     def _track_num_input_tokens(self, inputs: dict[str, Any]) -> None:
         """transformers adds up all processes."""
         before = self.state.num_input_tokens_seen
         super()._track_num_input_tokens(inputs)
         seen = self.state.num_input_tokens_seen - before
-        self.state.num_input_tokens_seen = before + seen // self._sharing
+        self.state.num_input_tokens_seen = before + seen // self.engine.sequence_parallel
 
 
 def _check_releases(number: int) -> None:

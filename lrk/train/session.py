@@ -359,7 +359,7 @@ def save(trainer: LrkTrainer, folder: Path) -> None:
     A model that the folder holds is replaced when the new one is complete.
     """
     trainer.check_weights()
-    main, engine = trainer.is_world_process_zero(), engine_of(trainer.args)
+    main, engine = trainer.is_world_process_zero(), trainer.engine
     model = trainer.accelerator.unwrap_model(trainer.model)
     with raised_by_all():
         if engine.shards_weights or engine.is_deepspeed:

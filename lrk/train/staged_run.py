@@ -34,7 +34,7 @@ from lrk.share import local_share
 from lrk.train import run_folder
 from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
 from lrk.train.checkpoints import checkpoints
-from lrk.train.collective import raised_by_all
+from lrk.train.collective import done_by_main, raised_by_all, wait_for_all
 from lrk.train.dry_run import dry_run
 from lrk.train.identity import is_way
 from lrk.train.model_card import merge_card
@@ -423,11 +423,8 @@ def _local(model: str) -> Path:
 
 def _once(action: Callable[[], object]) -> None:
     """Do it in the first process of several, while the others wait."""
-    state = PartialState()
-    state.wait_for_everyone()
-    with raised_by_all():
-        if state.is_main_process:
-            action()
+    wait_for_all()
+    done_by_main(action)
 
 
 def _release_memory() -> None:

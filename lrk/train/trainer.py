@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from transformers import (
 from transformers.training_args import TrainingArguments
 
 from lrk.atomic import write_text
+from lrk.fsdp import keep_digits
 from lrk.hf.causal_lm import LrkForCausalLM
 from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
@@ -27,7 +27,6 @@ from lrk.recipe.placement import PlacedSample
 from lrk.recipe.tokens import prompt_ids
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.arguments.evaluation import evenly_spaced
-from lrk.train.engine import engine_of
 from lrk.train.finite import SAMPLE_INDICES
 from lrk.train.lean import LeanSteps
 from lrk.train.model_card import MARK, model_card
@@ -94,19 +93,15 @@ class LrkTrainer(WeightedTokens, LeanSteps):
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        engine_of(self.args).check_made(self.accelerator.distributed_type)
+        self.engine.check_made(self.accelerator.distributed_type)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
-        if plugin is not None and plugin.mixed_precision_policy is not None:
-            # Otherwise FSDP2 rounds to bf16 the loss, and what it is made of: the number of labels
-            # that it is divided by (531 to 532), weights of tokens.
-            plugin.mixed_precision_policy = replace(
-                plugin.mixed_precision_policy, output_dtype=None, cast_forward_inputs=False
-            )
+        if plugin is not None:
+            keep_digits(plugin)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
-        self.throughput.tokens += inputs["input_ids"].numel() * engine_of(self.args).data_parallel
+        self.throughput.tokens += inputs["input_ids"].numel() * self.engine.data_parallel
         if self.args.attention_temperature != 1:
             inputs["attention_temperature"] = self.args.attention_temperature
         return super().training_step(model, inputs, num_items_in_batch)

@@ -8,14 +8,14 @@ import torch
 import torch.distributed as dist
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 
+from lrk.fsdp import steps_plain_tensors
 from lrk.plan import Settings, plan, sharding, traffic
 from lrk.plan.ledger import GRADIENTS, OPTIMIZER, WEIGHTS, Collective
 from lrk.plan.planner import extrapolated
-from lrk.plan.settings import OPTIMIZERS, UNSHARDED
+from lrk.plan.settings import OPTIMIZERS
 from lrk.plan.sharding import as_one_of
 from lrk.plan.step import trace
 from lrk.plan.traffic import GATHER, KEYS, PARAMETERS, REDUCE
-from lrk.train.arguments import memory
 from studies.sharded_plans import (
     TECHNIQUES_OF_EXPERTS,
     compare,
@@ -47,8 +47,9 @@ def test_plan_of_experts_that_share_a_sample():
 
 
 @pytest.mark.parametrize("optim", OPTIMIZERS)
-def test_lrk_train_shards_with_the_same_optimizers(optim):
-    assert (optim in UNSHARDED) == memory._steps_plain_tensors(optim)
+def test_optimizers_of_sharded_tensors(optim):
+    """`lrk-train` asks the same."""
+    assert steps_plain_tensors(optim) == (optim in ("adafactor", "adamw_bnb_8bit"))
 
 
 def test_the_loss_is_not_rounded(config, monkeypatch):

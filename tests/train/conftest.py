@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lrk.train import LrkTrainingArguments
-from studies.tiny import train_tokenizer
+from studies.tiny import SHAPE, train_tokenizer
 
 WORDS = [
     "the",
@@ -43,19 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_config(**changes: Any) -> LlamaConfig:
-    options = {
-        "vocab_size": 320,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-        "pad_token_id": None,
-    }
-    return LlamaConfig(**options | changes)
+    return LlamaConfig(**SHAPE | {"pad_token_id": None} | changes)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from lrk.train.engine import FSDP2, Engine
 from lrk.train.finite import NotFiniteError
 from lrk.train.sequence_parallel import _check_releases
 from studies.ranks import fsdp_on_cpu, run_ranks
+from studies.tiny import SHAPE
 
 pytestmark = pytest.mark.skipif(
     not is_accelerate_available("1.12.0"), reason="sequence_parallel needs accelerate 1.12"
@@ -52,11 +53,7 @@ def given(model_folder, corpus, tokenizer, tmp_path_factory) -> dict[str, dict[s
     """Arguments of each case, without those of processes."""
     folder = tmp_path_factory.mktemp("given")
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
-        sliding_window=100, bos_token_id=None, eos_token_id=0,
-    )  # fmt: skip
+    config = MistralConfig(**SHAPE, sliding_window=100)
     MistralForCausalLM(config).save_pretrained(folder / "mistral")
     tokenizer.save_pretrained(folder / "mistral")
     table = folder / "impactful.json"

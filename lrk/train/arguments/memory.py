@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from lrk.fsdp import steps_plain_tensors
 from lrk.train.arguments.argument import help_text
 from lrk.train.engine import FSDP2, ZERO_3, Engine
 
@@ -125,7 +126,7 @@ def check_engine(arguments: "LrkTrainingArguments", engine: Engine) -> None:
                 f"{name} is true with {engine.name}, which puts its own parameters in the place "
                 f"of those that it would step; use {_offload_of(engine)}"
             )
-    if engine.name == FSDP2 and _steps_plain_tensors(optim := _optimizer(arguments)):
+    if engine.name == FSDP2 and steps_plain_tensors(optim := _optimizer(arguments)):
         raise ValueError(
             f"optim is {optim} with FSDP2, of whose sharded tensors it knows nothing; take "
             "adamw_torch_fused, or DDP"
@@ -153,14 +154,6 @@ def _checkpoints(arguments: "LrkTrainingArguments") -> bool:
 
 def _optimizer(arguments: "LrkTrainingArguments") -> str:
     return str(getattr(arguments.optim, "value", arguments.optim))
-
-
-def _steps_plain_tensors(optim: str) -> bool:
-    """Whether it is transformers' Adafactor, or of bitsandbytes."""
-    of_bitsandbytes = ("8bit", "lion", "ademamix", "paged", "bnb")
-    return optim == "adafactor" or (
-        "torch" not in optim and any(part in optim for part in of_bitsandbytes)
-    )
 
 
 def _offload_of(engine: Engine) -> str:
