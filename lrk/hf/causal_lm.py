@@ -1,6 +1,5 @@
 """The loss of a transformers causal language model without its logits in memory."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast, MoeCausalLMOut
 from transformers.utils.generic import can_return_tuple
 
 from lrk.hf.cache_name import cache_of, either_cache_name, named_cache
+from lrk.hf.distillation import Distillation, check_distillation, distilled_cross_entropy
 from lrk.hf.head import head_cross_entropy
 from lrk.hf.logit_scale import DIVISOR, SOFTCAP, logit_scale_of
 from lrk.hf.sequence_split import SequenceSplit
@@ -39,7 +39,16 @@ _KNOWN = (
 
 @dataclass
 class LossWithoutLogits(CausalLMOutputWithPast):
-    """An output that has None in the place of its logits, also where it is read as a tuple."""
+    """An output that has None in the place of its logits, also where it is read as a tuple.
+
+    Attributes:
+        divergence: float32 0-dim without gradient, that from the teacher of `distillation`, which
+            `loss` has its weight times.
+        last_hidden_state: (B, S, H), if it was asked for.
+    """
+
+    divergence: Tensor | None = None
+    last_hidden_state: Tensor | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         return _with_none_for_logits(self)
@@ -48,6 +57,9 @@ class LossWithoutLogits(CausalLMOutputWithPast):
 @dataclass
 class MoeLossWithoutLogits(MoeCausalLMOutputWithPast):
     """`LossWithoutLogits` of a model with experts."""
+
+    divergence: Tensor | None = None
+    last_hidden_state: Tensor | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
         return _with_none_for_logits(self)
@@ -102,6 +114,8 @@ class LrkForCausalLM:
         output_logits: bool | None = None,
         output_router_logits: bool | None = None,
         token_weight: TokenWeight | None = None,
+        distillation: Distillation | None = None,
+        output_last_hidden: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | MoeCausalLMOutputWithPast:
         """As the stock forward, but in training with `labels` the output's `logits` are None.
@@ -114,15 +128,30 @@ class LrkForCausalLM:
                 `shift_labels` where they are given); or a function that makes it of the losses,
                 (B, S), given without gradients and 0 where ignored. The mean divides by
                 `num_items_in_batch`, without it by the sum of the weights.
+            distillation: a teacher, whose divergence is added to the loss (`lrk.hf.distillation`),
+                divided by `num_items_in_batch`, without it by the number of labels. Weights of
+                tokens are of the cross-entropy alone.
+            output_last_hidden: give `last_hidden_state` of all tokens, as a teacher's are wanted;
+                without `labels`, and no logits are formed.
             kwargs: as in transformers; of the loss's own, `shift_labels`, `num_items_in_batch` and
                 `ignore_index` are honoured.
 
         Raises:
             ValueError: where the model's loss is not plain next-token cross-entropy, or
-                `token_weight` is given without `labels`.
+                `token_weight` is given without `labels`; for a `distillation` that does not fit,
+                and for `output_last_hidden` with `labels` or `output_logits`.
         """
         if token_weight is not None and labels is None:
             raise ValueError("token_weight is given without labels, whose losses it would weigh")
+        if output_last_hidden and not (labels is None and output_logits is None):
+            raise ValueError(
+                "output_last_hidden is true with labels or output_logits; it is for hidden states "
+                "alone, so leave them out"
+            )
+        if distillation is not None:
+            tokens = inputs_embeds if input_ids is None else input_ids
+            assert tokens is not None
+            check_distillation(distillation, labels, tokens.shape[:2], self.config)
         if self._lrk_balance and output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         if output_router_logits is not None:
@@ -137,11 +166,15 @@ class LrkForCausalLM:
             **kwargs,
         )
         hidden = outputs.last_hidden_state
-        loss = None if labels is None else self._fused_loss(hidden, labels, token_weight, **kwargs)
+        loss, divergence = (
+            (None, None)
+            if labels is None
+            else self._fused_loss(hidden, labels, token_weight, distillation, **kwargs)
+        )
         logits = None
         if output_logits is None:
             output_logits = not self.training
-        if labels is None or output_logits:
+        if not output_last_hidden and (labels is None or output_logits):
             scale = logit_scale_of(self.config, self._lrk_names)
             logits = scale.logits(self.lm_head(self._kept(hidden, logits_to_keep)))
         made = {
@@ -151,11 +184,15 @@ class LrkForCausalLM:
             "attentions": outputs.attentions,
             **named_cache(cache_of(outputs)),
         }
+        is_stock = logits is not None and divergence is None
+        if not is_stock:
+            made["divergence"] = divergence
+            made["last_hidden_state"] = hidden if output_last_hidden else None
         if not self._lrk_balance:
-            return (LossWithoutLogits if logits is None else CausalLMOutputWithPast)(**made)
+            return (CausalLMOutputWithPast if is_stock else LossWithoutLogits)(**made)
         split = kwargs.get("sequence_split")
         made |= self._balanced(loss, outputs.router_logits, attention_mask, split)
-        return (MoeLossWithoutLogits if logits is None else MoeCausalLMOutputWithPast)(**made)
+        return (MoeCausalLMOutputWithPast if is_stock else MoeLossWithoutLogits)(**made)
 
     def _kept(self, hidden: Tensor, logits_to_keep: int | slice | Tensor) -> Tensor:
         if self._lrk_slice:
@@ -193,12 +230,14 @@ class LrkForCausalLM:
         hidden: Tensor,
         labels: Tensor,
         token_weight: TokenWeight | None,
+        distillation: Distillation | None,
         shift_labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
         ignore_index: int = -100,
         **kwargs: Any,
-    ) -> Tensor:
-        """Cross-entropy of token `i + 1` given the hidden state of token `i`."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Cross-entropy of token `i + 1` given the hidden state of token `i`, and the divergence
+        from a teacher that it includes, weighed."""
         if self.loss_function is not ForCausalLMLoss:
             raise ValueError(
                 f"the model's loss_function is {self.loss_function}; lrk fuses transformers' "
@@ -213,28 +252,36 @@ class LrkForCausalLM:
         if shift_labels is None:
             shift_labels = to_predictor(labels, ignore_index)
         shift_labels = shift_labels.to(hidden.device)
-        loss_of = functools.partial(
-            head_cross_entropy,
-            self.lm_head,
-            hidden,
-            shift_labels,
-            logit_scale_of(self.config, self._lrk_names),
-            ignore_index=ignore_index,
-        )
+        kept = shift_labels != ignore_index
+
+        def loss_of(**options: Any) -> tuple[Tensor, Tensor | None]:
+            given = (
+                *(self.lm_head, hidden, shift_labels),
+                logit_scale_of(self.config, self._lrk_names),
+            )
+            options["ignore_index"] = ignore_index
+            if distillation is None or not distillation.weight:
+                return head_cross_entropy(*given, **options), None
+            items = kept.sum() if num_items_in_batch is None else num_items_in_batch
+            return distilled_cross_entropy(*given, distillation, kept, items, **options)
+
         if token_weight is None or isinstance(token_weight, Tensor):
             if token_weight is not None and shifts:
                 token_weight = to_predictor(token_weight, 0)
-            loss = loss_of(token_weight=token_weight, num_items=num_items_in_batch)
-            return _of_shape(loss, shape)
-        losses = loss_of(reduction="none")
-        weights = (
-            to_predictor(token_weight(to_label(losses.detach())), 0)
-            if shifts
-            else token_weight(losses.detach())
-        )
-        kept = shift_labels != ignore_index
-        loss = reduce_tokens(losses, kept, "mean", weights, num_items_in_batch)
-        return _of_shape(loss, shape)
+            loss, divergence = loss_of(token_weight=token_weight, num_items=num_items_in_batch)
+        else:
+            losses, divergence = loss_of(reduction="none")
+            weights = (
+                to_predictor(token_weight(to_label(losses.detach())), 0)
+                if shifts
+                else token_weight(losses.detach())
+            )
+            loss = reduce_tokens(losses, kept, "mean", weights, num_items_in_batch)
+        if divergence is None:
+            return _of_shape(loss, shape), None
+        assert distillation is not None
+        loss = loss + distillation.weight * divergence
+        return _of_shape(loss, shape), divergence.detach()
 
 
 def _of_shape(loss: Tensor, shape: tuple[int, ...]) -> Tensor:

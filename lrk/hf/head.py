@@ -112,25 +112,26 @@ def head_cross_entropy(
         scale: what the model does with the logits.
         options: of `linear_cross_entropy`.
     """
-
-    def loss(head: Head) -> Tensor:
-        factors: dict[str, Any] = {
-            "hidden": scale.divided(head.hidden),
-            "weight": head.weight,
-            "labels": labels.to(head.hidden.device),
-            "bias": None if head.bias is None else scale.divided(head.bias),
-            "softcap": scale.softcap,
-            **options,
-        }
-        if head.rows is None:
-            return cast(Tensor, linear_cross_entropy(**factors))
-        rows = head.rows._asdict()
-        return cast(Tensor, vocab_parallel_linear_cross_entropy(**factors, **rows))
-
-    return with_head(lm_head, hidden, loss)
+    return with_head(lm_head, hidden, lambda head: cross_entropy_of(head, labels, scale, **options))
 
 
-def head_of(lm_head: nn.Module, hidden: Tensor) -> Head:
+def cross_entropy_of(head: Head, labels: Tensor, scale: LogitScale, **options: Any) -> Tensor:
+    """`head_cross_entropy`, of the factors themselves."""
+    factors: dict[str, Any] = {
+        "hidden": scale.divided(head.hidden),
+        "weight": head.weight,
+        "labels": labels.to(head.hidden.device),
+        "bias": None if head.bias is None else scale.divided(head.bias),
+        "softcap": scale.softcap,
+        **options,
+    }
+    if head.rows is None:
+        return cast(Tensor, linear_cross_entropy(**factors))
+    rows = head.rows._asdict()
+    return cast(Tensor, vocab_parallel_linear_cross_entropy(**factors, **rows))
+
+
+def head_of(lm_head: nn.Module, hidden: Tensor, drops: bool = True) -> Head:
     """The factors of `lm_head(hidden)`.
 
     With adapters that are trained, the gradient of the loss is formed for `[W, B]` as a whole, also
@@ -139,6 +140,7 @@ def head_of(lm_head: nn.Module, hidden: Tensor) -> Head:
     Args:
         lm_head: a `torch.nn.Linear`, or peft's LoRA or `modules_to_save` around one.
         hidden: (..., H).
+        drops: whether adapters' dropout is that of the module's mode, or none.
 
     Raises:
         ValueError: for any other module, for variants of LoRA (DoRA and others), and for an adapter
@@ -152,11 +154,11 @@ def head_of(lm_head: nn.Module, hidden: Tensor) -> Head:
         return _linear(lm_head, hidden)
     head: Any = lm_head
     if hasattr(head, "lora_A"):
-        return _with_lora(head, hidden)
+        return _with_lora(head, hidden, drops)
     saved = [name for name in head.active_adapters if name in head.modules_to_save]
     if head.disable_adapters or not saved:
-        return head_of(head.original_module, hidden)
-    return head_of(head.modules_to_save[saved[0]], hidden)
+        return head_of(head.original_module, hidden, drops)
+    return head_of(head.modules_to_save[saved[0]], hidden, drops)
 
 
 def _stock(lm_head: nn.Module) -> type[Any]:
@@ -211,7 +213,7 @@ def _padded(rows: Tensor, size: int) -> Tensor:
     return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows
 
 
-def _with_lora(layer: Any, hidden: Tensor) -> Head:
+def _with_lora(layer: Any, hidden: Tensor, drops: bool) -> Head:
     """As `peft.tuners.lora.Linear.forward`, which see for the order of casts."""
     if layer.merged and layer.disable_adapters:
         layer.unmerge()
@@ -225,7 +227,8 @@ def _with_lora(layer: Any, hidden: Tensor) -> Head:
         if name in layer.lora_variant:
             raise _refusal(layer, f" of the variant {type(layer.lora_variant[name]).__name__}")
         down, up, scale = layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
-        low = down(layer.lora_dropout[name](hidden.to(down.weight.dtype))) * scale
+        seen = hidden.to(down.weight.dtype)
+        low = down(layer.lora_dropout[name](seen) if drops else seen) * scale
         hiddens.append(low.to(hidden.dtype))
         weights.append(up.weight.to(head.weight.dtype))
         if up.bias is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import LlamaConfig, PretrainedConfig
 from transformers.utils.import_utils import is_bitsandbytes_available
@@ -29,10 +29,12 @@ from lrk.plan.planner import plan
 from lrk.plan.settings import LIGER_STYLE, STOCK, Settings
 from lrk.plan.sharding import shard
 from lrk.plan.step import (
+    frozen_teacher,
     materialise_buffers,
     materialise_parameters,
     meta_model,
     patch_as,
+    resolved,
     run_step,
 )
 
@@ -68,9 +70,21 @@ def real_model(config: PretrainedConfig, settings: Settings) -> nn.Module:
     """The model of the settings on the default device, with random weights, patched."""
     model = meta_model(config, settings)
     materialise_buffers(model)
-    materialise_parameters(model, fill=lambda parameter: parameter.normal_(std=0.02))
+    materialise_parameters(model, fill=_small_numbers)
     patch_as(model, settings, HostCopies())
     return model
+
+
+def real_teacher(config: PretrainedConfig, settings: Settings) -> nn.Module | None:
+    """Likewise the second model of `distill` original, if there is one."""
+    teacher = frozen_teacher(config, settings)
+    if teacher is not None:
+        materialise_parameters(teacher, fill=_small_numbers)
+    return teacher
+
+
+def _small_numbers(parameter: Tensor) -> None:
+    parameter.normal_(std=0.02)
 
 
 def peak_on_cpu(config: PretrainedConfig, settings: Settings) -> int:
@@ -78,12 +92,14 @@ def peak_on_cpu(config: PretrainedConfig, settings: Settings) -> int:
 
     With `fsdp` as one of so many processes, which all call this.
     """
+    settings = resolved(config, settings)
     gc.collect()  # models have cycles: the last one may be there still
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = real_model(config, settings)
+        teacher = real_teacher(config, settings)
         group = shard(model, settings) if settings.fsdp > 1 else None
         with record_function(_STEP):
-            run_step(model, settings, group=group)
+            run_step(model, settings, group=group, teacher=teacher)
     assert profiler.profiler is not None
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     start = next(event.start_ns() for event in events if event.name() == _STEP)
@@ -94,14 +110,16 @@ def peak_on_cpu(config: PretrainedConfig, settings: Settings) -> int:
 
 def _peak_on_gpu(config: PretrainedConfig, settings: Settings) -> int:
     """The most that PyTorch's CUDA allocator had given out during the step, for the step."""
+    settings = resolved(config, settings)
     gc.collect()  # models have cycles: the last one may be there still
     torch.cuda.empty_cache()
     with DEVICE_OF_GPUS:
         make_library_workspaces()
         before = torch.cuda.memory_allocated()
         model = real_model(config, settings)
+        teacher = real_teacher(config, settings)
         torch.cuda.reset_peak_memory_stats()
-        run_step(model, settings)
+        run_step(model, settings, teacher=teacher)
     return torch.cuda.max_memory_allocated() - before
 
 
@@ -154,6 +172,10 @@ TECHNIQUES: dict[str, dict[str, Any]] = {
     "QLoRA on bf16 weights": QLORA | {"dtype": "bfloat16"},
     "QLoRA, bf16 autocast": QLORA | {"bf16": True},
     "no accumulation": {"accumulates": False},
+    "self-distillation, views": {"distill": "views"},
+    "self-distillation, views, bf16 autocast": {"distill": "views", "bf16": True},
+    "self-distillation, original": {"distill": "original"},
+    "self-distillation, original, LoRA": {"distill": "original", "lora_rank": 8},
     "liger-style": {"implementation": LIGER_STYLE},
     "stock": {"implementation": STOCK},
     "stock without checkpointing": {"implementation": STOCK, "activation_checkpointing": False},
@@ -197,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not techniques:
         return 2
     rows: list[dict[str, Any]] = []
-    print(f"{'model':15} {'technique':30} {'length':>6}   planned  measured     off", flush=True)
+    print(f"{'model':15} {'technique':40} {'length':>6}   planned  measured     off", flush=True)
     configs = small_models(arguments.layers)
     for model in arguments.models:
         for length, technique in product(arguments.lengths, techniques):
@@ -206,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = compare(model, config, settings)
             planned, measured = found.planned / MIB, found.measured / MIB
             print(
-                f"{model:15} {technique:30} {length:6} {planned:9,.1f} {measured:9,.1f} "
+                f"{model:15} {technique:40} {length:6} {planned:9,.1f} {measured:9,.1f} "
                 f"{found.error:+7.2%}",
                 flush=True,
             )

@@ -11,6 +11,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PretrainedConfig
+
 from lrk.atomic import write_text
 from lrk.command import run_command
 from lrk.hf.backends import BACKENDS
@@ -19,12 +21,16 @@ from lrk.plan.chart import draw_comparison, draw_plan
 from lrk.plan.configs import MODELS, load_config
 from lrk.plan.gpus import GPUS, GPUS_PER_NODE, NETWORK
 from lrk.plan.ledger import PARTS
+from lrk.plan.methods import TRAIN_SHARE, Budget, compare_methods, methods_table
 from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB, Plan, longest, plan
-from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, Settings
+from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, ORIGINAL, TEACHERS, Settings
+
+# What --compare_methods has no place for.
+_OF_OTHERS = ("length", "fit", "compare", "plot")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-plan --model MODEL (--length TOKENS | --fit 80GiB)`.
+    """`lrk-plan --model MODEL (--length N | --fit 80GiB | --compare_methods --target_length N)`.
 
     Returns the status of `lrk.command.run_command`.
     """
@@ -43,6 +49,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--length", type=int, help="real tokens of a sample")
     add("--fit", metavar="GIB", help="find the longest real length for a device, as in 80GiB")
     add("--compare", action="store_true", help="stock transformers and Liger's way beside lrk")
+    add("--compare_methods", action="store_true", help="what samples of each recipe cost")
+    add("--target_length", type=int, help="with --compare_methods: window to reach, in tokens")
+    add("--train_share", type=float, help=f"of it in a sample that skips (default: {TRAIN_SHARE})")
+    add("--samples", type=int, help="with --compare_methods: of a whole run, as --tokens")
     add("--batch", type=int, default=1, help="samples of a forward pass")
     add("--implementation", choices=tuple(IMPLEMENTATIONS), default="lrk")
     add("--attention", choices=tuple(BACKENDS), default="lrk", help="whose attention lrk runs")
@@ -75,6 +85,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=(),
         help="ends of names of modules that are trained whole beside the adapters",
     )
+    add("--distill", choices=TEACHERS, default="none", help="teacher of self-distillation")
+    add("--distill_length", type=int, default=0, help="with --distill original: short context")
     add("--load_in_4bit", action="store_true", help="QLoRA: the linear layers in 4 bits")
     add("--fsdp", type=int, default=1, help="GPUs that weights are sharded over, by FSDP2")
     add("--sequence_parallel", type=int, default=1, help="how many of these share a sample")
@@ -87,7 +99,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
     add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
     add("--dollars_per_hour", type=float, help="price of the GPU, to estimate the cost of the run")
-    add("--json", type=Path, metavar="FILE", help="write the plan (with --compare a list of plans)")
+    add("--json", type=Path, metavar="FILE", help="write the plan, or a list of those compared")
     add("--plot", type=Path, metavar="FILE", help="write a bar chart as PNG")
     flags = [flag for action in parser._actions for flag in action.option_strings]
     spelt = [_underscored(word, flags) for word in argv]
@@ -98,18 +110,39 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         near = difflib.get_close_matches(unknown[0], flags, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{unknown[0]} is not an argument{hint}")
-    if (arguments.length is None) == (arguments.fit is None):
-        raise ValueError("give one of --length and --fit")
+    _check_what(arguments)
     if arguments.compare and arguments.sequence_parallel > 1:
         raise ValueError(
             f"--compare with --sequence_parallel {arguments.sequence_parallel}: neither stock "
             "transformers nor Liger's way shares a sample; leave one of them out"
         )
-    for name in ("tokens", "dollars_per_hour"):
+    if arguments.compare and arguments.distill != "none":
+        raise ValueError(
+            f"--compare with --distill {arguments.distill}: neither stock transformers nor Liger's "
+            "way has a teacher; leave one of them out"
+        )
+    for name in ("tokens", "samples", "dollars_per_hour"):
         value = getattr(arguments, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name} is {value}; it must be positive")
     return arguments
+
+
+def _check_what(arguments: argparse.Namespace) -> None:
+    """Refuse two questions at once, and none."""
+    given = [name for name in _OF_OTHERS if getattr(arguments, name) not in (None, False)]
+    if not arguments.compare_methods:
+        for name in ("target_length", "train_share", "samples"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--{name} belongs to --compare_methods, which is not there")
+        if (arguments.length is None) == (arguments.fit is None):
+            raise ValueError("give one of --length and --fit")
+    elif given:
+        raise ValueError(f"--{given[0]} does not go with --compare_methods; leave one of them out")
+    elif arguments.target_length is None:
+        raise ValueError("--compare_methods needs --target_length, the window to reach")
+    elif arguments.tokens is not None and arguments.samples is not None:
+        raise ValueError("give one of --tokens and --samples: each is the length of a whole run")
 
 
 def _underscored(word: str, flags: Sequence[str]) -> str:
@@ -128,8 +161,12 @@ def _run(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.model)
     named = {field.name for field in fields(Settings)} - {"length"}
     chosen = {name: value for name, value in vars(arguments).items() if name in named}
+    # Of what finds lengths itself.
+    any_length = 2 * max(arguments.sequence_parallel, 1)
+    if arguments.compare_methods:
+        return _compare_methods(arguments, config, Settings(length=any_length, **chosen))
     if arguments.fit is not None:
-        settings = Settings(length=2 * max(arguments.sequence_parallel, 1), **chosen)
+        settings = Settings(length=any_length, **chosen)
         found = longest(arguments.model, config, settings, _gib(arguments.fit))
     else:
         found = plan(arguments.model, config, Settings(length=arguments.length, **chosen))
@@ -158,6 +195,19 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _compare_methods(
+    arguments: argparse.Namespace, config: PretrainedConfig, settings: Settings
+) -> int:
+    share = TRAIN_SHARE if arguments.train_share is None else arguments.train_share
+    budget = Budget(arguments.samples, arguments.tokens, arguments.dollars_per_hour)
+    costs = compare_methods(arguments.model, config, settings, arguments.target_length, share)
+    print(methods_table(costs, budget))
+    if arguments.json is not None:
+        content = [cost.report(costs[0], budget) for cost in costs]
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+    return 0
+
+
 def _gib(text: str) -> float:
     """`80GiB` or `80`; a decimal `80GB` is 74.5 GiB."""
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?)\s*(GiB|GB)?", text)
@@ -177,6 +227,7 @@ def description(
         f"{settings.implementation}{whose}, {settings.dtype}, "
         f"{_adapters(settings)}{settings.optim}, traced without a GPU",
         *_rank(settings),
+        *_teacher(settings),
         "",
         f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
     ]
@@ -218,6 +269,17 @@ def _rank(settings: Settings) -> Iterator[str]:
         own = settings.length // settings.sequence_parallel
         text += f", {settings.sequence_parallel} to a sample: {own:,} tokens of it"
     yield text
+
+
+def _teacher(settings: Settings) -> Iterator[str]:
+    """Whose forward pass comes before the student's, where there is a teacher."""
+    if settings.distill == ORIGINAL:
+        yield (
+            f"Self-distillation: a frozen second model reads {settings.distill_length:,} tokens of "
+            "each sample, which the student reads once more"
+        )
+    elif settings.distill != "none":
+        yield "Self-distillation: one more forward pass of the model, on another view of samples"
 
 
 def _estimated(plan: Plan, estimate: dict[str, Any]) -> Iterator[str]:

@@ -46,6 +46,7 @@ PARTS = (*DEVICE_PARTS, HOST)
 # Where what they write is of all processes, or for all of them.
 _BETWEEN_PROCESSES = ("fsdp", "c10d")
 
+TEACHER = "teacher"
 FORWARD, HEAD, BACKWARD, CLIPPING, UPDATE = "forward", "loss", "backward", "clipping", "optimizer"
 
 

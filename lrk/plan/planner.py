@@ -13,7 +13,7 @@ from lrk.plan.gpus import EFFICIENCY, LINK_EFFICIENCY, ring_seconds, step_second
 from lrk.plan.layers import FEW, MORE, extrapolate
 from lrk.plan.ledger import DEVICE_PARTS, HOST, Collective, Usage
 from lrk.plan.settings import Settings
-from lrk.plan.step import Trace, trace
+from lrk.plan.step import Trace, resolved, trace
 from lrk.plan.traffic import KEYS, PARAMETERS
 
 GIB = 2**30
@@ -163,6 +163,7 @@ def plan(model: str, config: PretrainedConfig, settings: Settings) -> Plan:
         ValueError: as `trace`.
     """
     config = text_config(config)
+    settings = resolved(config, settings)
     layers, (few, more) = config.num_hidden_layers, _traced_layers(config, settings)
     # Qwen3-MoE has layers without experts in places of their own.
     repeats = not getattr(config, "mlp_only_layers", None) and (

@@ -39,22 +39,36 @@ def visible_pairs(q_length: int, k_length: int, causal: bool, window: int | None
 _MASKS = ("aten::where", "aten::masked_fill", "aten::native_dropout_backward")
 
 
-def prices_on(device: Device) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Priced]:
+def prices_on(
+    device: Device, documents: tuple[int, ...] = ()
+) -> Callable[[Any, tuple[Any, ...], dict[str, Any], Any], Priced]:
     """The prices of a device.
 
     FLOPs are those of the matrix products: 2 for a product and a sum. Attention counts the visible
     pairs, with 2 products forward and 5 backward (the kernels' two passes execute 7).
+
+    Args:
+        documents: lengths of those of a row, of which the first has labels: attention over as many
+            tokens as they have together sees no pairs across them.
     """
+    attention, attention_backward, flash_attention, flash_attention_backward, loss = (
+        functools.partial(priced, documents=documents)
+        for priced in (
+            *(_attention, _attention_backward),
+            *(_flash_attention, _flash_attention_backward),
+            _loss,
+        )
+    )
     special: dict[str, Callable[..., Priced]] = {
-        "lrk::attention": _attention,
-        "lrk::attention_backward": _attention_backward,
+        "lrk::attention": attention,
+        "lrk::attention_backward": attention_backward,
         "lrk::rope": _rope,
-        "lrk::linear_cross_entropy_total": _loss,
+        "lrk::linear_cross_entropy_total": loss,
         "lrk::linear_kl_total": _divergence,
         "aten::_scaled_dot_product_flash_attention_for_cpu": _sdpa,
         "aten::_scaled_dot_product_flash_attention_for_cpu_backward": _sdpa_backward,
-        "lrk_plan::flash_attention": _flash_attention,
-        "lrk_plan::flash_attention_backward": _flash_attention_backward,
+        "lrk_plan::flash_attention": flash_attention,
+        "lrk_plan::flash_attention_backward": flash_attention_backward,
         "bitsandbytes::gemm_4bit": _product_of_4_bits,
         "aten::_grouped_mm": _grouped_products,
     }
@@ -83,21 +97,32 @@ def _widened(operands: tuple[Any, ...]) -> Workspace | None:
     return Workspace(TEMPORARY, converted * common.itemsize)
 
 
-def _attention_flops(q: Tensor, k: Tensor, causal: bool, window: int | None, products: int) -> int:
+def _attention_flops(
+    q: Tensor,
+    k: Tensor,
+    causal: bool,
+    window: int | None,
+    products: int,
+    documents: tuple[int, ...] = (),
+) -> int:
     batch, heads, length, head_dim = q.shape
     pairs = visible_pairs(length, k.shape[2], causal, window)
+    if sum(documents) == length == k.shape[2]:
+        pairs = sum(visible_pairs(each, each, causal, window) for each in documents)
     return 2 * products * batch * heads * pairs * head_dim
 
 
-def _attention(device: Device, q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Priced:
+def _attention(
+    device: Device, q: Tensor, k: Tensor, v: Tensor, *rest: Any, documents: tuple[int, ...]
+) -> Priced:
     *mask, causal, _, window, _, _ = rest
-    flops = _attention_flops(q, k, causal, window, 2)
+    flops = _attention_flops(q, k, causal, window, 2, documents)
     return attention_workspace(device, q, k, v, mask), flops
 
 
-def _attention_backward(device: Device, *args: Any) -> Priced:
+def _attention_backward(device: Device, *args: Any, documents: tuple[int, ...]) -> Priced:
     _, _, q, k, v, _, lse, *mask, causal, _, window, _, _ = args
-    flops = _attention_flops(q, k, causal, window, 5)
+    flops = _attention_flops(q, k, causal, window, 5, documents)
     return attention_workspace(device, q, k, v, mask, lse), flops
 
 
@@ -113,14 +138,23 @@ def _sdpa_backward(device: Device, *args: Any) -> Priced:
 
 
 def _flash_attention(
-    device: Device, q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, _: int
+    device: Device,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    causal: bool,
+    window: int | None,
+    _: int,
+    documents: tuple[int, ...],
 ) -> Priced:
-    return None, _attention_flops(q.transpose(1, 2), k.transpose(1, 2), causal, window, 2)
+    q, k = q.transpose(1, 2), k.transpose(1, 2)
+    return None, _attention_flops(q, k, causal, window, 2, documents)
 
 
-def _flash_attention_backward(device: Device, *args: Any) -> Priced:
+def _flash_attention_backward(device: Device, *args: Any, documents: tuple[int, ...]) -> Priced:
     _, q, k, _, _, _, causal, window, version = args
-    flops = _attention_flops(q.transpose(1, 2), k.transpose(1, 2), causal, window, 5)
+    whole = q.transpose(1, 2), k.transpose(1, 2)
+    flops = _attention_flops(*whole, causal, window, 5, documents)
     return flash_attention_backward_workspace(q, k, version), flops
 
 
@@ -130,8 +164,13 @@ def _rope(
     return rope_workspace(device, q, k, increments.numel()), 0
 
 
-def _loss(device: Device, hidden: Tensor, weight: Tensor, *rest: Any) -> Priced:
+def _loss(
+    device: Device, hidden: Tensor, weight: Tensor, *rest: Any, documents: tuple[int, ...]
+) -> Priced:
     *_, chunk_tokens, compute_dtype, needs = rest
+    if len(documents) > 1:  # of a row the first alone has labels
+        rows = hidden.flatten(0, -2).view(-1, sum(documents), hidden.shape[-1])
+        hidden = rows.detach()[:, : documents[0]].flatten(0, 1)
     workspace = loss_workspace(device, hidden, weight, compute_dtype, chunk_tokens, needs)
     return workspace, 2 * hidden.numel() * weight.shape[0] * (1 + needs[0] + needs[1])
 

@@ -7,6 +7,7 @@ from lrk.fsdp import steps_plain_tensors
 from lrk.hf.backends import BACKENDS
 from lrk.hf.backends import LRK as LRK_ATTENTION
 from lrk.hf.flash_attention import PACKAGES as FLASH_ATTENTIONS
+from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.plan.gpus import GPUS
 
 # A score of stock attention for each pair of them still has a size that PyTorch can count.
@@ -21,6 +22,9 @@ OPTIMIZERS = (*TRACED, *LOW_BIT)
 
 # PyTorch cuts each weight into as many pieces as there are processes, one by one.
 MOST_PROCESSES = 1024
+
+VIEWS, ORIGINAL = "views", "original"
+TEACHERS = ("none", VIEWS, ORIGINAL)
 
 STOCK, LIGER_STYLE, LRK = "stock", "liger-style", "lrk"
 IMPLEMENTATIONS = {
@@ -56,6 +60,9 @@ class Settings:
         lora_modules_to_save: ends of names of modules that are trained whole beside the adapters.
         load_in_4bit: whether the linear layers under the adapters are in 4 bits (QLoRA).
         clips: whether gradients are clipped by their norm.
+        distill: the teacher of self-distillation (`lrk.train.distillation`): the model itself on
+            `views` of a sample, a frozen copy of the `original` on short contexts, or none.
+        distill_length: tokens of a short context; 0 for `lrk.hf.distillation.short_context`.
         gpu: one of `GPUS`, or `cpu`.
         fsdp: processes, each with a GPU, that weights, gradients and optimizer are sharded over by
             FSDP2; 1 for one that has them whole.
@@ -87,6 +94,8 @@ class Settings:
     lora_modules_to_save: tuple[str, ...] = ()
     load_in_4bit: bool = False
     clips: bool = True
+    distill: str = "none"
+    distill_length: int = 0
     gpu: str = "h100"
     fsdp: int = 1
     sequence_parallel: int = 1
@@ -100,6 +109,7 @@ class Settings:
             ("lora_rank", 0),
             ("tile_tokens", 0),
             ("layers_per_checkpoint", 1),
+            ("distill_length", 0),
             ("fsdp", 1),
             ("sequence_parallel", 1),
         ):
@@ -115,6 +125,7 @@ class Settings:
             ("attention", tuple(BACKENDS)),
             ("dtype", DTYPES),
             ("optim", OPTIMIZERS),
+            ("distill", TEACHERS),
             ("gpu", (*GPUS, "cpu")),
         ):
             value = getattr(self, name)
@@ -129,6 +140,10 @@ class Settings:
             raise ValueError(
                 f"optim is {self.optim} with fsdp {self.fsdp}; it knows nothing of FSDP2's sharded "
                 "tensors: take adamw_torch_fused"
+            )
+        if self.distill_length > self.length:
+            raise ValueError(
+                f"distill_length is {self.distill_length}; it must be at most length {self.length}"
             )
         if self.fsdp % self.sequence_parallel:
             raise ValueError(
@@ -185,6 +200,14 @@ class Settings:
                 self.implementation == LRK and self.attention == LRK_ATTENTION,
                 f"implementation {LRK!r} and attention {LRK_ATTENTION!r}",
             ),
+            ("distill", self.implementation == LRK, f"implementation {LRK!r}"),
+            (
+                "distill",
+                self.distill != ORIGINAL
+                or (self.fsdp == 1 and self.attention != SDPA and not self.load_in_4bit),
+                f"fsdp 1, weights of more than 4 bits, and another attention than {SDPA!r}",
+            ),
+            ("distill_length", self.distill == ORIGINAL, f"distill {ORIGINAL!r}"),
             ("sync_each_batch", self.fsdp > 1 and self.accumulates, "fsdp above 1, accumulates"),
         ):
             if getattr(self, name) != defaults[name] and not is_possible:

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from lrk.hf import patch
 from lrk.hf.architectures import architecture_of
 from lrk.hf.backends import LRK as LRK_ATTENTION
+from lrk.hf.distillation import Distillation, TeacherHead, last_hidden, short_context
 from lrk.hf.groups import layer_groups
 from lrk.hf.sequence_split import split_batch
 from lrk.hf.sinks import check_sinks
@@ -42,6 +44,7 @@ from lrk.plan.ledger import (
     OPTIMIZER,
     RECOMPUTED,
     SAVED,
+    TEACHER,
     UPDATE,
     WEIGHTS,
     Collective,
@@ -52,8 +55,9 @@ from lrk.plan.ledger import (
 )
 from lrk.plan.optimizers import LowBit, low_bit_states, make_optimizer, make_states
 from lrk.plan.prices import prices_on
-from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, Settings
-from lrk.plan.sharding import VIEWS, as_one_of, shard, silenced, unreduced_gradients
+from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, ORIGINAL, VIEWS, Settings
+from lrk.plan.sharding import VIEWS as VIEW_WARNINGS
+from lrk.plan.sharding import as_one_of, shard, silenced, unreduced_gradients
 from lrk.plan.traffic import KEYS, PARAMETERS, check_seen, traffic
 from lrk.plan.workspace import Device
 
@@ -85,13 +89,15 @@ def trace(config: PretrainedConfig, settings: Settings, layers: int | None = Non
     Raises:
         ValueError: for another model type, and for settings whose step would be counted wrongly.
     """
+    settings = resolved(config, settings)
     _check_model(config, settings)
     return as_one_of(settings.fsdp, _trace, config, settings, layers)
 
 
 def _trace(config: PretrainedConfig, settings: Settings, layers: int | None) -> Trace:
     device = _device(settings)
-    ledger = Ledger(prices_on(device), device.granularity, traffic)
+    prices = prices_on(device, documents_of(settings))
+    ledger = Ledger(prices, device.granularity, traffic)
     model = meta_model(config, settings, layers)
     # The frequencies stay real: they are made from numbers, and are small.
     materialise_buffers(model)
@@ -102,11 +108,16 @@ def _trace(config: PretrainedConfig, settings: Settings, layers: int | None) -> 
     attention = settings.attention if settings.implementation == LRK else "sdpa"
     if attention in _TRACED_ATTENTION:
         causal_lm_of(model).set_attn_implementation(_TRACED_ATTENTION[attention])
+    teacher = frozen_teacher(config, as_installed, layers)
+    if teacher is not None and attention in _TRACED_ATTENTION:
+        teacher.set_attn_implementation(_TRACED_ATTENTION[attention])  # type: ignore[operator]
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialise_parameters(model)
         group = shard(model, settings) if settings.fsdp > 1 else None
-        with silenced(VIEWS):
-            run_step(model, settings, ledger, group)
+        if teacher is not None:
+            materialise_parameters(teacher)
+        with silenced(VIEW_WARNINGS):
+            run_step(model, settings, ledger, group, teacher=teacher)
     own = None if group is None else group.group_name
     sent = {
         Collective(each.name, KEYS if each.group == own else PARAMETERS): nbytes
@@ -195,6 +206,20 @@ def meta_model(
     return model.train()
 
 
+def frozen_teacher(
+    config: PretrainedConfig, settings: Settings, layers: int | None = None
+) -> nn.Module | None:
+    """The second model of `distill` original, without memory but for its buffers; else None."""
+    if settings.distill != ORIGINAL:
+        return None
+    without: dict[str, Any] = {"lora_rank": 0, "lora_modules_to_save": (), "distill": "none"}
+    bare = replace(settings, **without, distill_length=0)
+    teacher = meta_model(config, bare, layers).requires_grad_(False).eval()
+    materialise_buffers(teacher)
+    patch_as(teacher, bare, HostCopies())
+    return teacher
+
+
 def patch_as(model: nn.Module, settings: Settings, copies: HostCopies) -> None:
     """Patch as the implementation says; checkpoint activations if the settings do.
 
@@ -254,6 +279,7 @@ def run_step(
     ledger: Ledger | None = None,
     group: dist.ProcessGroup | None = None,
     loss_factor: float = 0.5,
+    teacher: nn.Module | None = None,
 ) -> None:
     """Take one training step after others; on real and on fake tensors.
 
@@ -262,6 +288,7 @@ def run_step(
         group: processes that share a sample with this one.
         loss_factor: what the loss is multiplied by, as by a loss scale. On a CPU a factor of 1
             spares lrk's loss two products that a GPU always makes.
+        teacher: that of `frozen_teacher`, with its weights.
     """
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -272,9 +299,15 @@ def run_step(
         batch = split_batch(batch, group)
     device = parameters[0].device.type
 
+    def forward() -> Tensor:
+        taught = _with_teacher(model, batch, settings, teacher, ledger)
+        _enter(ledger, FORWARD)
+        loss: Tensor = model(**taught, use_cache=False).loss
+        return loss
+
     def compute() -> None:
         with torch.autocast(device, torch.bfloat16) if settings.bf16 else nullcontext():
-            loss = model(**batch, use_cache=False).loss
+            loss = forward()
         (loss * loss_factor).backward()
 
     accumulated = (
@@ -283,6 +316,8 @@ def run_step(
     host_steps = settings.offload_optimizer and settings.gpu != "cpu"
     if ledger is not None:
         ledger.hold([*parameters, *scales_of(model), *model.buffers()], WEIGHTS)
+        if teacher is not None:
+            ledger.hold([*teacher.parameters(), *teacher.buffers()], WEIGHTS)
         ledger.hold(states, HOST if host_steps else OPTIMIZER)
         if host_steps:
             _count_steps_as_host(optimizer, ledger)
@@ -356,16 +391,69 @@ def _enter(ledger: Ledger | None, phase: str) -> None:
 
 
 def make_batch(settings: Settings) -> dict[str, Any]:
-    """What the collator makes of samples of one document each; the tokens differ, as real ones."""
-    shape = settings.batch, settings.length
-    input_ids = torch.arange(settings.length).remainder_(97).expand(shape).contiguous()
+    """What the collator makes of samples of one document each; the tokens differ, as real ones.
+
+    With `distill` original a row has a second document behind the sample, without labels.
+    """
+    documents = documents_of(settings)
+    shape = settings.batch, sum(documents)
+    input_ids = torch.arange(shape[1]).remainder_(97).expand(shape).contiguous()
     batch: dict[str, Any] = {"input_ids": input_ids, "labels": input_ids.clone()}
     batch["labels"][:, 0] = -100
+    batch["labels"][:, settings.length :] = -100
     if settings.implementation == LRK:
-        batch["position_ids"] = torch.arange(settings.length).expand(shape).contiguous()
-        ends = torch.arange(0, settings.batch + 1, dtype=torch.int32) * settings.length
+        positions = torch.cat([torch.arange(length) for length in documents])
+        batch["position_ids"] = positions.expand(shape).contiguous()
+        ends = torch.tensor([0, *accumulate(documents * settings.batch)], dtype=torch.int32)
         batch |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends.clone()}
     return batch
+
+
+def documents_of(settings: Settings) -> tuple[int, ...]:
+    """Lengths of the documents of a row."""
+    return (settings.length, *([settings.distill_length] if settings.distill_length else []))
+
+
+def resolved(config: PretrainedConfig, settings: Settings) -> Settings:
+    """With the length of the short context, where that follows from the model's window."""
+    if settings.distill != ORIGINAL or settings.distill_length:
+        return settings
+    length = short_context(settings.length, config.max_position_embeddings)
+    return replace(settings, distill_length=length)
+
+
+# What a teacher is given of a batch.
+_READ = ("input_ids", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "sequence_split")
+
+
+def _with_teacher(
+    model: nn.Module,
+    batch: dict[str, Any],
+    settings: Settings,
+    teacher: nn.Module | None,
+    ledger: Ledger | None,
+) -> dict[str, Any]:
+    """The batch with its `distillation`, as `lrk.train.distillation` makes it, or as it is."""
+    if settings.distill not in (VIEWS, ORIGINAL):
+        return batch
+    _enter(ledger, TEACHER)
+    mask = head = None
+    read = batch
+    if teacher is not None:
+        short = settings.distill_length
+        read = make_batch(replace(settings, length=short, distill="none", distill_length=0))
+        mask = torch.ones(settings.batch, short, dtype=torch.bool)
+        head = TeacherHead.of(teacher)  # type: ignore[arg-type]
+    hidden = last_hidden(teacher or model, {name: read[name] for name in _READ if name in read})
+    if settings.bf16 and teacher is None:
+        hidden = hidden.float()  # as accelerate does with what comes out of autocast
+    if ledger is not None:
+        ledger.hold([hidden], SAVED)
+    return {**batch, "distillation": Distillation(hidden, 1.0, mask, head)}
+
+
+# Phases in which layers run beside the forward pass.
+_OTHERS = (BACKWARD, TEACHER)
 
 
 @contextmanager
@@ -379,20 +467,22 @@ def _recording(model: nn.Module, ledger: Ledger) -> Iterator[None]:
         return lambda *_: ledger.enter_moment(moment)
 
     def before_layer(index: int, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if ledger.moment.phase == BACKWARD:  # computed again, as one of several
+        if ledger.moment.phase in _OTHERS:  # computed again, as one of several; or a teacher's
             return
         if index == 0 and args[0].requires_grad:
             args[0].register_hook(entering(Moment(BACKWARD)))
         ledger.enter_moment(Moment(FORWARD, index))
 
     def after_layer(index: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if ledger.moment.phase == BACKWARD:
+        if ledger.moment.phase in _OTHERS:
             return
         output.register_hook(entering(Moment(BACKWARD, index)))
         if index == len(layers) - 1:
             ledger.enter_moment(Moment(FORWARD))
 
     def after_base(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if ledger.moment.phase == TEACHER:
+            return
         output.last_hidden_state.register_hook(entering(Moment(BACKWARD)))
         ledger.enter_moment(Moment(HEAD))
 

@@ -23,6 +23,7 @@ from lrk.kernels.cross_entropy.chunks import (
     run,
     sum_dtype,
 )
+from lrk.kernels.cross_entropy.cpu import BLOCK_ELEMENTS
 from lrk.kernels.cross_entropy.kl import divergence
 from lrk.kernels.rope import cpu as rope_on_cpu
 from lrk.plan.ledger import ATTENTION, LOSS, TEMPORARY, Ledger, Workspace
@@ -299,7 +300,7 @@ def _divergence_on_cpu(
         count = len(hidden) - 1
         index, labels = (hidden.new_empty(count, dtype=torch.int64) for _ in range(2))
         _, gradients = divergence.run(
-            lambda *_: None,  # the pass over rows is in place
+            _pairs_of_a_block,
             divergence.Head(hidden, weight, None, None),
             divergence.Head(teacher_hidden, teacher_weight, None, None),
             Kept(index, labels),
@@ -315,6 +316,15 @@ def _divergence_on_cpu(
     return _beyond_results(
         compute, lambda: tuple(torch.empty(shape, dtype=dtype) for shape, dtype in shapes)
     )
+
+
+def _pairs_of_a_block(logits: Tensor, *_: Any) -> None:
+    """What `kl.cpu.pair_pass` has of a block of rows at most: the ratio, the terms near and far,
+    which of them is chosen, a byte each, and the choice."""
+    rows = min(len(logits), max(BLOCK_ELEMENTS // logits.shape[1], 1))
+    shape = (rows, logits.shape[1])
+    made = [logits.new_empty(shape) for _ in range(4)], logits.new_empty(shape, dtype=torch.bool)
+    del made
 
 
 @functools.lru_cache

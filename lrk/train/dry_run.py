@@ -18,9 +18,11 @@ from lrk.recipe.placement import PlacedSample
 from lrk.rope_scaling import rope_description
 from lrk.train import run_folder
 from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
+from lrk.train.arguments.distillation import NONE
 from lrk.train.arguments.evaluation import evenly_spaced
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.disk_space import check_disk_space
+from lrk.train.distillation import teacher_description
 from lrk.train.engine import engine_of
 from lrk.train.extension import extend_config
 from lrk.train.longce import short_contexts
@@ -39,12 +41,17 @@ SHOWN_CHARACTERS = 60
 SURVEYED_SAMPLES = 64
 
 
-def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | None = None) -> str:
+def dry_run(
+    arguments: LrkTrainingArguments,
+    read_from: LrkTrainingArguments | None = None,
+    start: PretrainedConfig | None = None,
+) -> str:
     """Check all that can be checked without the weights, and describe the run.
 
     Args:
-        read_from: arguments with the model whose config and tokenizer are read, where that of the
-            run is yet to be made by another.
+        read_from: arguments with the model whose tokenizer is read, where that of the run is yet to
+            be made by another.
+        start: what the config of that model will be then.
 
     Returns:
         The description; nothing in processes beside the main one, which check alike.
@@ -53,7 +60,8 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
         ValueError: as `set_up`.
     """
     run_folder.check(arguments)
-    config = load_config(read_from or arguments)
+    original = load_config(read_from or arguments)
+    config = original if start is None else start
     check_attention_fits(arguments, config)
     check_adapters(config, arguments)
     check_late_parts(arguments, config)
@@ -61,10 +69,8 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     samples, evaluation = load_samples(arguments, tokenizer)
     disk = check_disk_space(arguments, config, steps_of(arguments, samples))
     placement = training_placement(arguments, tokenizer)
-    start, of_config = arguments.model_name_or_path, (read_from or arguments).model_name_or_path
-    # A model that a stage before it makes has the window that it is trained for.
-    window = config.max_position_embeddings if start == of_config else arguments.target_length
-    found = check_new_distances(samples, placement, arguments.target_length, window, config)
+    target, window = arguments.target_length, config.max_position_embeddings
+    found = check_new_distances(samples, placement, target, window, config)
     if arguments.process_index > 0:
         return ""
     surveyed = [placement.placed(sample) for sample in _surveyed(samples)]
@@ -74,8 +80,9 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
             *_token_plan(arguments, samples, surveyed, placement.target_length),
             *_evaluated(arguments, evaluation),
             f"  new distances    {found or 'none to train: the model has this window already'}",
-            f"  RoPE             {_rope(arguments, config, made=start == of_config)}",
+            f"  RoPE             {_rope(arguments, config, original)}",
             f"  disk             {disk}",
+            *_teacher(arguments, window),
             "",
             *_one_sample(surveyed, tokenizer),
             "",
@@ -85,13 +92,13 @@ def dry_run(arguments: LrkTrainingArguments, read_from: LrkTrainingArguments | N
     )
 
 
-def _rope(arguments: LrkTrainingArguments, config: PretrainedConfig, made: bool) -> str:
-    """What the run makes of the RoPE of a model that is there already."""
-    if not made:
-        return "as the stage before leaves it"
+def _rope(
+    arguments: LrkTrainingArguments, config: PretrainedConfig, original: PretrainedConfig
+) -> str:
+    """What the run makes of a model's RoPE, of which the original is stretched."""
     before = rope_description(config)
     config = copy.deepcopy(config)
-    extend_config(config, arguments.target_length, rope_plan(arguments))
+    extend_config(config, arguments.target_length, rope_plan(arguments), original)
     after = rope_description(config)
     if after == before:
         return f"{after}: the model's own"
@@ -154,6 +161,11 @@ def _token_plan(
         )
 
 
+def _teacher(arguments: LrkTrainingArguments, window: int) -> Iterator[str]:
+    if arguments.distill != NONE:
+        yield f"  teacher          {teacher_description(arguments, window)}"
+
+
 def _selected(samples: Samples, count: int) -> Iterator[str]:
     """What the selection takes for the first samples, where it takes something."""
     chosen = [found for index in range(count) if (found := samples.choice(index)) is not None]
@@ -203,7 +215,7 @@ def _one_sample(
 
 def _memory(arguments: LrkTrainingArguments, config: PretrainedConfig) -> Iterator[str]:
     """What a step allocates, traced on fake tensors."""
-    implementation = _implementation(arguments.kernels)
+    implementation = kernels_implementation(arguments.kernels)
     yield "Memory of a step"
     if implementation is None:
         yield f"  not predicted for kernels {arguments.kernels}"
@@ -247,9 +259,13 @@ def _short_contexts(
 
 
 def plan_settings(
-    arguments: LrkTrainingArguments, config: PretrainedConfig, implementation: str, optim: str
+    arguments: LrkTrainingArguments,
+    config: PretrainedConfig,
+    implementation: str,
+    optim: str,
+    gpu: str | None = None,
 ) -> Settings:
-    """The step of a run, on this kind of device."""
+    """The step of a run, on a GPU of that name, or on this kind of device."""
     attention = arguments.kernels[ATTENTION]
     engine = engine_of(arguments)
     accumulates = arguments.gradient_accumulation_steps > 1
@@ -273,7 +289,9 @@ def plan_settings(
         lora_modules_to_save=tuple(arguments.lora_modules_to_save),
         load_in_4bit=arguments.load_in_4bit,
         clips=arguments.max_grad_norm > 0,
-        gpu="cpu" if arguments.use_cpu else "h100",
+        distill=arguments.distill,
+        distill_length=arguments.distill_length or 0,
+        gpu=gpu or ("cpu" if arguments.use_cpu else "h100"),
         fsdp=engine.processes if engine.shards_weights else 1,
         sequence_parallel=engine.sequence_parallel,
         sync_each_batch=not (accumulates and engine.shards_weights) or _syncs_each_batch(arguments),
@@ -286,7 +304,7 @@ def _syncs_each_batch(arguments: LrkTrainingArguments) -> bool:
     return bool(options.get("sync_each_batch"))
 
 
-def _implementation(kernels: dict[str, Any]) -> str | None:
+def kernels_implementation(kernels: dict[str, Any]) -> str | None:
     """The planner's name of a choice of kernels, whosever attention it is, or None."""
     runs = {kernel: bool(choice) for kernel, choice in kernels.items()}
     return next((name for name, parts in IMPLEMENTATIONS.items() if parts == runs), None)

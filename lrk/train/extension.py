@@ -1,6 +1,7 @@
 """A longer window for a pretrained model: its RoPE and its config."""
 
 import logging
+from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -15,7 +16,7 @@ def extend(
     model: PreTrainedModel,
     target_length: int,
     plan: RopePlan = SCALED_THETA,
-    may_have_been: bool = False,
+    original: PretrainedConfig | None = None,
 ) -> PreTrainedModel:
     """Give a model the RoPE and `max_position_embeddings` of a longer window, in place.
 
@@ -27,8 +28,9 @@ def extend(
         target_length: window in tokens. One that the model has already changes nothing, and a plan
             that is named for it is answered with a warning.
         plan: how RoPE is stretched.
-        may_have_been: whether an earlier stage of the run may have stretched the model; a plan that
-            changes nothing is as it should be then, and noted without a warning.
+        original: in a run of stages, the config of the model that it began with, whose RoPE is
+            stretched then (`stretched_rope`). A plan that changes nothing is as it should be, and
+            noted without a warning.
 
     Returns:
         `model` itself.
@@ -40,12 +42,12 @@ def extend(
     window = config.max_position_embeddings
     if plan != SCALED_THETA and plan.theta is None and target_length <= window:
         logger.log(
-            logging.INFO if may_have_been else logging.WARNING,
+            logging.WARNING if original is None else logging.INFO,
             "rope_scaling %r changes nothing: the model has a window of %s tokens already",
             plan.name,
             f"{window:,}",
         )
-    extend_config(config, target_length, plan)
+    extend_config(config, target_length, plan, original)
     for module in model.modules():
         rotary = getattr(module, "rotary_emb", None)
         # The eyes of a model that sees have frequencies of their own.
@@ -55,9 +57,35 @@ def extend(
     return model
 
 
-def extend_config(config: PretrainedConfig, target_length: int, plan: RopePlan) -> None:
+def stretched_rope(
+    config: PretrainedConfig,
+    target_length: int,
+    plan: RopePlan,
+    original: PretrainedConfig | None = None,
+) -> dict[str, Any]:
+    """The `rope_parameters` of a longer window.
+
+    Where stages grow the window, each stretches the RoPE of the `original` model: the last one has
+    what a single stretch to its window gives. (Stretching what is stretched would not: of
+    `scaled_rope_theta` the base has the factor `f^2 - f + 1`, up to a power near 1, and those of 2
+    and 8 are 3 and 57, that of 16 is 241.)
+
+    Raises:
+        ValueError: as `lrk.rope_scaling.scaled_rope_parameters`.
+    """
+    grows = target_length > config.max_position_embeddings
+    begins = config if original is None or not grows else text_config(original)
+    return scaled_rope_parameters(begins, target_length, plan)
+
+
+def extend_config(
+    config: PretrainedConfig,
+    target_length: int,
+    plan: RopePlan,
+    original: PretrainedConfig | None = None,
+) -> None:
     """What `extend` makes of a model's config, in place."""
-    config.rope_parameters = scaled_rope_parameters(config, target_length, plan)
+    config.rope_parameters = stretched_rope(config, target_length, plan, original)
     config.max_position_embeddings = max(config.max_position_embeddings, target_length)
     if not hasattr(config, "original_max_position_embeddings"):
         return

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from lrk.merge.rules import Rule
 from lrk.rope_scaling import rope_description
 from lrk.train.arguments import PLAIN, LrkTrainingArguments
+from lrk.train.arguments.distillation import NONE
 from lrk.train.engine import engine_of
 from lrk.train.new_distances import NewDistances
 from lrk.train.steps import samples_a_step
@@ -136,6 +137,8 @@ def _how(
     yield f"| softmax temperature of attention in training | {arguments.attention_temperature:g} |"
     if arguments.token_loss != PLAIN:
         yield f"| tokens weighed in training by | {arguments.token_loss} |"
+    if arguments.distill != NONE:
+        yield f"| self-distillation | {arguments.distill}, weight {arguments.distill_weight:g} |"
     yield f"| samples in ordinary positions | {arguments.contiguous_share:.0%} |"
     if new_distances is not None:
         yield f"| beyond the window before | {new_distances} |"
@@ -169,6 +172,7 @@ def _measured(arguments: LrkTrainingArguments, history: Rows) -> Iterator[str]:
     yield "|---|---|---|"
     if losses:
         weighed = "" if arguments.token_loss == PLAIN else f", weighed by {arguments.token_loss}"
+        weighed += "" if arguments.distill == NONE else ", with the divergence from the teacher"
         yield f"| training{weighed} | {_at_step(losses[0])} | {_at_step(losses[-1])} |"
     for length, points in sorted(evaluations.items()):
         yield (

@@ -21,15 +21,20 @@ from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.hf.sinks import check_sinks
 from lrk.memory.four_bits import forbid_repacking, nf4
 from lrk.pretrained import check_config, check_vocabulary, load_auto, load_weights
-from lrk.rope_scaling import scaled_rope_parameters
 from lrk.train.arguments import ATTENTION, LrkTrainingArguments
 from lrk.train.arguments.positions import rope_plan
+from lrk.train.extension import stretched_rope
 
 _ARGUMENT = "model_name_or_path"
 
 
-def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
+def load_config(
+    arguments: LrkTrainingArguments, original: PretrainedConfig | None = None
+) -> PretrainedConfig:
     """The model's config.
+
+    Args:
+        original: in a stage, the config of the model that the whole run begins with.
 
     Raises:
         ValueError: if there is no such model, or its type, its RoPE or the installed transformers
@@ -40,7 +45,7 @@ def load_config(arguments: LrkTrainingArguments) -> PretrainedConfig:
     check_release(config.model_type)
     check_config(_ARGUMENT, _name(arguments), config)
     check_groups(config, arguments.layers_per_checkpoint)
-    scaled_rope_parameters(config, arguments.target_length, rope_plan(arguments))
+    stretched_rope(config, arguments.target_length, rope_plan(arguments), original)
     return config
 
 

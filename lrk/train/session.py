@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from lrk import atomic
 from lrk.env import environment
@@ -31,9 +31,11 @@ from lrk.recipe.upsample import length_upsampled
 from lrk.share import Share, local_share
 from lrk.train import identity, run_folder
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.train.arguments.distillation import ORIGINAL
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.collective import raised_by_all
 from lrk.train.disk_space import check_disk_space
+from lrk.train.distillation import frozen_teacher, short_length
 from lrk.train.engine import ZERO_3, engine_of
 from lrk.train.extension import extend
 from lrk.train.gathering import gathered
@@ -58,11 +60,16 @@ def train(arguments: LrkTrainingArguments) -> LrkTrainer:
     return run(set_up(arguments))
 
 
-def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> LrkTrainer:
+def set_up(
+    arguments: LrkTrainingArguments,
+    base_model: str | None = None,
+    original: PretrainedConfig | None = None,
+) -> LrkTrainer:
     """Load everything that the arguments name. Small things come first: errors show early.
 
     Args:
         base_model: in a stage, what the whole run begins with.
+        original: in a stage, the config of that.
 
     Raises:
         ValueError: in one sentence, for anything that the arguments get wrong.
@@ -70,7 +77,7 @@ def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> Lr
     run_folder.check_together(arguments)
     with raised_by_all():
         installed_attention(arguments.kernels["attention"])
-        config = load_config(arguments)
+        config = load_config(arguments, original)
         check_attention_fits(arguments, config)
         check_adapters(config, arguments)
         check_late_parts(arguments, config)
@@ -79,11 +86,12 @@ def set_up(arguments: LrkTrainingArguments, base_model: str | None = None) -> Lr
         samples, evaluation = load_samples(arguments, tokenizer)
         check_disk_space(arguments, config, steps_of(arguments, samples))
         reach, window = arguments.target_length, config.max_position_embeddings
+        short_length(arguments, window)
         placement = training_placement(arguments, tokenizer)
         new_distances = check_new_distances(samples, placement, reach, window, config)
     with raised_by_all():
         model = load_model(arguments)
-    trainer = build_trainer(model, tokenizer, samples, arguments, evaluation, base_model)
+    trainer = build_trainer(model, tokenizer, samples, arguments, evaluation, base_model, original)
     trainer.new_distances = new_distances
     return trainer
 
@@ -256,6 +264,7 @@ def build_trainer(
     arguments: LrkTrainingArguments,
     evaluation: Samples | None = None,
     base_model: str | None = None,
+    original: PretrainedConfig | None = None,
 ) -> LrkTrainer:
     """Extend and patch a loaded model, add LoRA if asked, and make the trainer of the run.
 
@@ -264,6 +273,7 @@ def build_trainer(
 
     Args:
         base_model: in a stage, what the whole run begins with; the model itself otherwise.
+        original: in a stage, the config of that, whose RoPE is stretched.
 
     Raises:
         ValueError: if the output folder holds another run, tokenizer or attention and model do not
@@ -280,8 +290,9 @@ def build_trainer(
             if checkpoint is not None:
                 identity.check_content(Path(checkpoint), content, arguments)
     base_model = base_model or arguments.model_name_or_path
-    rope_before, goes_on = model.config.rope_parameters, base_model != arguments.model_name_or_path
-    extend(model, arguments.target_length, rope_plan(arguments), may_have_been=goes_on)
+    teacher = frozen_teacher(model, arguments) if arguments.distill == ORIGINAL else None
+    rope_before = model.config.rope_parameters
+    extend(model, arguments.target_length, rope_plan(arguments), original)
     tokenizer.model_max_length = model.config.max_position_embeddings
     check_savable(model, tokenizer, arguments)
     # So that adapters begin the same whatever the process did before.
@@ -291,6 +302,7 @@ def build_trainer(
     settings = identity.settings(arguments)
     trainer = LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
     trainer.base_model, trainer.checkpoint = base_model, checkpoint
+    trainer.teacher = teacher
     trainer.stretches = model.config.rope_parameters != rope_before
     trainer.identity = {**settings, **content}
     return trainer

@@ -5,6 +5,7 @@ killed goes on from its newest whole checkpoint, as `lrk-train` does; a merge be
 appears when it is complete.
 """
 
+import copy
 import gc
 import json
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from huggingface_hub import snapshot_download
+from transformers import PretrainedConfig
 
 from lrk import atomic
 from lrk.eval import evaluation as evaluator
@@ -33,9 +35,11 @@ from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.share import local_share
 from lrk.train import run_folder
 from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
+from lrk.train.arguments.positions import rope_plan
 from lrk.train.checkpoints import checkpoints
 from lrk.train.collective import done_by_main, raised_by_all, wait_for_all
 from lrk.train.dry_run import dry_run
+from lrk.train.extension import extend_config
 from lrk.train.identity import is_way
 from lrk.train.model_card import merge_card
 from lrk.train.preflight import check_late_parts
@@ -116,19 +120,35 @@ def dry_run_stages(staged: StagedRun) -> str:
         ValueError: as `run_stages`.
     """
     check(staged)
-    texts = []
+    texts, configs = [], _configs(staged)
     for number, stage in enumerate(staged.stages, 1):
         of = f"Stage {number} of {len(staged.stages)}: {stage.name} ({stage.kind})"
         if stage.merge is None:
-            # Of the original, since an earlier stage may not have been run yet.
-            original = stage.arguments(staged.model, staged.gguf_file)
             made = stage.arguments(*staged.start_of(stage), overwrite_output_dir=True)
-            texts.append(f"{of}, from {made.model_name_or_path}\n\n{dry_run(made, original)}")
+            start = None if stage.start == ORIGINAL else configs[stage.start]
+            described = dry_run(made, _from_original(staged, stage), start)
+            texts.append(f"{of}, from {made.model_name_or_path}\n\n{described}")
         else:
             models = ", ".join(staged.model_of(name) for name in stage.merge.models)
             texts.append(f"{of} of {models}\n\n  {stage.merge.rule}")
         texts.append("")
     return "\n".join(texts)
+
+
+def _configs(staged: StagedRun) -> dict[str, PretrainedConfig]:
+    """What the config of each stage's model will be; no stage need have been run yet."""
+    configs: dict[str, PretrainedConfig] = {}
+    for stage in staged.stages:
+        arguments = _from_original(staged, stage)
+        original = load_config(arguments)
+        configs.setdefault(ORIGINAL, original)
+        # A merge has the config of the last of its models.
+        start = stage.start if stage.merge is None else stage.merge.models[-1]
+        configs[stage.name] = config = copy.deepcopy(configs[start])
+        if stage.merge is None:
+            length, plan = arguments.target_length, rope_plan(arguments)
+            extend_config(config, length, plan, original)
+    return configs
 
 
 def check(staged: StagedRun) -> Progress:
@@ -145,7 +165,7 @@ def check(staged: StagedRun) -> Progress:
             if stage.merge is None:
                 if not staged.overwrite:
                     run_folder.check(_training_arguments(staged, stage))
-                _check_training(stage.arguments(staged.model, staged.gguf_file))
+                _check_training(_from_original(staged, stage))
             elif ORIGINAL in stage.merge.models:
                 _check_merge(staged, stage)
             _check_evaluation(staged, stage)
@@ -196,10 +216,18 @@ def _run_stages(staged: StagedRun) -> str:
 
 def _train(staged: StagedRun, stage: Stage) -> Losses:
     try:
-        trainer = set_up(_training_arguments(staged, stage), staged.model)
+        with raised_by_all():
+            goes_on = stage.start != ORIGINAL
+            original = load_config(_from_original(staged, stage)) if goes_on else None
+        trainer = set_up(_training_arguments(staged, stage), staged.model, original)
     except ValueError as error:
         raise ValueError(f"stage {stage.name!r}: {error}") from error
     return _losses(run(trainer))
+
+
+def _from_original(staged: StagedRun, stage: Stage) -> LrkTrainingArguments:
+    """Those of the stage if the run began with it: all that is known before earlier ones end."""
+    return stage.arguments(staged.model, staged.gguf_file)
 
 
 def _training_arguments(staged: StagedRun, stage: Stage) -> LrkTrainingArguments:

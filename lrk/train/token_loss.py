@@ -12,11 +12,11 @@ from lrk.hf.sequence_split import SequenceSplit
 from lrk.recipe.collate import IGNORE_INDEX
 from lrk.recipe.impactful import read_impactful
 from lrk.train.arguments import IMPACTFUL, LONGCE, LrkTrainingArguments
+from lrk.train.distillation import DistilledSteps
 from lrk.train.longce import longce_weight, short_losses
-from lrk.train.sequence_parallel import SequenceParallelSteps
 
 
-class WeightedTokens(SequenceParallelSteps):
+class WeightedTokens(DistilledSteps):
     """Weighs the tokens' losses in training as `token_loss` says; evaluation stays plain.
 
     - `impactful`: `impactful_weight` for the types of the table and 1 for others, divided by their

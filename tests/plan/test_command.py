@@ -61,6 +61,20 @@ def test_a_rank_of_several(path, capsys):
     assert estimate["tokens_per_second"] * estimate["seconds"] == pytest.approx(2 * 48)
 
 
+@pytest.mark.parametrize(
+    ("distill", "said"),
+    [
+        ("views", "Self-distillation: one more forward pass of the model, on another view"),
+        ("original", "Self-distillation: a frozen second model reads 12 tokens of each sample"),
+    ],
+)
+def test_a_teacher_is_named(path, capsys, distill, said):
+    assert main(["--model", str(path), *QUICK, "--distill", distill]) == 0
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "\n  teacher  " in printed
+
+
 def test_anothers_attention_is_named(path, capsys):
     arguments = ["--model", str(path), *QUICK, "--attention", "flash_attention_3"]
     assert main([*arguments, "--compare", "--json", str(path / "plans.json")]) == 0
@@ -86,6 +100,10 @@ def test_anothers_attention_is_named(path, capsys):
         (
             ["--model", "smollm2-135m", *QUICK, "--fsdp", "4", *SHARED, "--compare"],
             "--compare with --sequence_parallel 4: neither stock transformers nor Liger's way",
+        ),
+        (
+            ["--model", "smollm2-135m", *QUICK, "--distill", "views", "--compare"],
+            "--compare with --distill views: neither stock transformers nor Liger's way has",
         ),
         (["--model", "llama-3-8b", *QUICK, "--json", "/proc/plan.json"], "cannot be written to"),
         (["--model", "llama-3-8b", *QUICK, "--plot", "/no/where.png"], "lies in no folder that is"),

@@ -50,6 +50,8 @@ def parameters_of(config):
             {"lora_rank": 2, "lora_modules_to_save": WHOLE, "optim": "adamw_torch_fused"},
             id="LoRA with embeddings and norms",
         ),
+        pytest.param({"distill": "views", "bf16": True}, id="self-distillation, views"),
+        pytest.param({"distill": "original", "lora_rank": 2}, id="self-distillation, original"),
         pytest.param(
             {
                 "keep_attention": True,
@@ -95,6 +97,72 @@ def test_rarer_checkpoints_save_fewer_inputs(config):
     # The MLPs of the first layers, whose results the second ones need.
     products = 3 * 2 * 48 * config.hidden_size * config.intermediate_size
     assert rarer.flops - usual.flops == 3 * products
+
+
+def forward_flops(config, *documents):
+    """Of the layers, on rows of documents: 2 for a product and a sum."""
+    linear = parameters_of(config) - 2 * config.vocab_size * config.hidden_size
+    linear -= (2 * config.num_hidden_layers + 1) * config.hidden_size  # norms
+    pairs = sum(length * (length + 1) // 2 for length in documents)
+    return 2 * sum(documents) * linear + 4 * config.num_hidden_layers * pairs * config.hidden_size
+
+
+def test_views_cost_a_forward_pass_and_the_divergence(config):
+    plain, views = (
+        plan("tiny", config, dataclasses.replace(SETTINGS, distill=distill))
+        for distill in ("none", "views")
+    )
+    divergence = 4 * 2 * 48 * config.hidden_size * config.vocab_size
+    assert views.flops - plain.flops == forward_flops(config, 48) + divergence
+    # The teacher's hidden states wait for the loss.
+    waiting = [each.phases["forward"].parts[SAVED] for each in (plain, views)]
+    assert waiting[1] - waiting[0] == 48 * config.hidden_size * 2
+    assert plain.phases.keys() | {"teacher"} == views.phases.keys()
+
+
+def test_the_original_costs_its_weights_and_short_contexts(config):
+    config.max_position_embeddings = 10
+    plain, original, longer = (
+        plan("tiny", config, dataclasses.replace(SETTINGS, **given))
+        for given in ({}, {"distill": "original"}, {"distill": "original", "distill_length": 30})
+    )
+    assert original.settings.distill_length == 10
+    weights = [each.peak.parts[WEIGHTS] for each in (plain, original)]
+    assert 0 <= weights[1] - weights[0] - 2 * parameters_of(config) < 20_000
+    head = config.hidden_size * config.vocab_size
+    for each, short in ((original, 10), (longer, 30)):
+        # A layer runs forward, again but for its last product, and backward with twice the
+        # products, of attention 2.5 times.
+        layers, width = config.num_hidden_layers, config.hidden_size
+        attention = 4 * layers * (short * (short + 1) // 2) * width
+        left_out = 2 * layers * short * width * config.intermediate_size
+        student = 4 * forward_flops(config, short) + attention // 2 - left_out
+        # None of it has labels.
+        divergence = 4 * 2 * short * head
+        teacher = forward_flops(config, short)
+        assert each.flops - plain.flops == student + teacher + divergence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"distill": "view"}, "distill is 'view'; it must be one of none, views, original"),
+        (
+            {"distill": "views", "implementation": STOCK},
+            "distill is views; it needs impl",
+        ),
+        (
+            {"distill": "original", "fsdp": 2, "optim": "adamw_torch"},
+            "is original; it needs fsdp",
+        ),
+        ({"distill": "original", "attention": "sdpa"}, "and another attention than 'sdpa'"),
+        ({"distill": "views", "distill_length": 8}, "distill_length is 8; it needs distill 'origi"),
+        ({"distill": "original", "distill_length": 49}, "is 49; it must be at most length 48"),
+    ],
+)
+def test_teachers_that_are_not_planned(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        dataclasses.replace(SETTINGS, **changes)
 
 
 def test_layers_that_differ_are_traced_in_full(config):

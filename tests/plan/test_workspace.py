@@ -123,7 +123,8 @@ def test_a_divergence_is_priced():
         workspace, flops = price(operation, (*arguments, needs), {}, None)
         assert flops == 2 * 200 * 900 * (3 * 16 + 32)
         logits = 2 * 64 * 912 * 4
-        assert logits < workspace.nbytes < 1.1 * logits
+        block = (4 * 4 + 1) * 64 * 900 if kind == "cpu" else 0
+        assert logits < workspace.nbytes - block < 1.1 * logits
 
 
 def test_visible_pairs():

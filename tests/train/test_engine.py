@@ -202,6 +202,10 @@ BEST = {
             "true with 8 processes; it needs one"),
         (8, ZERO_3, {"tile_tokens": 16}, "tile_tokens is 16 with ZeRO-3"),
         (8, ZERO_3, {"auto_find_batch_size": True}, "auto_find_batch_size is true with ZeRO-3"),
+        (8, ZERO, {"distill": "views"}, "distill is 'views' with ZeRO-2, on which no teacher was"),
+        (8, ZERO_3, {"distill": "original"}, "distill is 'original' with ZeRO-3, on which no"),
+        (8, FSDP, {"distill": "original"}, "distill is 'original' with FSDP2; the teacher is a "
+            "second model, which nothing shards: use 'views', or DDP"),
         (8, FSDP | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, CHECKPOINTS, "FSDP's "
             "activation_checkpointing is on beside that of the arguments"),
         (8, FSDP, {"save_only_model": True}, "save_only_model is true with FSDP's SHARDED_STATE"),

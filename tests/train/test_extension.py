@@ -89,8 +89,38 @@ def test_a_plan_that_changes_nothing_is_named(caplog):
     extend(tiny(), 64, RopePlan(theta=1e6))
     assert not caplog.records
     with caplog.at_level(logging.INFO):
-        extend(tiny(), 64, RopePlan("yarn"), may_have_been=True)
+        extend(tiny(), 64, RopePlan("yarn"), original=tiny().config)
     assert [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize("name", ROPE_SCALINGS)
+def test_a_window_that_grows_ends_as_one_that_is_reached_at_once(name):
+    original, plan = tiny().config, plan_of(name)
+    at_once = extend(tiny(), 512, plan)
+    grown = extend(extend(tiny(), 128, plan, original), 512, plan, original)
+    assert grown.config.to_dict() == at_once.config.to_dict()
+    assert grown.config.max_position_embeddings == 512
+    of_both = (model.model.rotary_emb.inv_freq for model in (grown, at_once))
+    assert torch.equal(*of_both)
+    # A later stage in a window that is there already leaves all as it is.
+    assert extend(grown, 128, plan, original).config.to_dict() == at_once.config.to_dict()
+
+
+def test_the_base_of_a_stretch_of_a_stretch_is_another():
+    """So the original is what stages stretch."""
+    twice, at_once = extend(extend(tiny(), 128), 512), extend(tiny(), 512)
+    bases = [model.config.rope_parameters["rope_theta"] for model in (twice, at_once)]
+    assert bases[0] / 10_000 == pytest.approx((3 * 13) ** (8 / 6))
+    assert bases[1] / 10_000 == pytest.approx(57 ** (8 / 6))
+
+
+def test_a_chosen_base_is_that_of_the_stage_that_names_it():
+    original = tiny().config
+    grown = extend(tiny(), 128, RopePlan(theta=123.0), original)
+    extend(grown, 512, RopePlan(theta=456.0), original)
+    assert grown.config.rope_parameters["rope_theta"] == 456.0
+    extend(grown, 512, RopePlan(theta=789.0), original)
+    assert grown.config.rope_parameters["rope_theta"] == 789.0
 
 
 def test_the_text_part_of_a_model_that_sees_is_extended():

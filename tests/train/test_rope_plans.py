@@ -14,6 +14,7 @@ from lrk.rope_scaling import RopePlan, scaled_rope_parameters
 from lrk.train import train
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.dry_run import dry_run
+from lrk.train.pretrained import load_config
 from lrk.train.session import set_up
 from tests.train.test_reached_layers import tiny
 
@@ -151,7 +152,8 @@ def test_a_resumed_run_ends_with_the_same_weights(arguments, tokenizer, tmp_path
 
 def test_what_a_stage_finds_stretched_already_is_no_warning(arguments, caplog):
     options = {"target_length": 64, "position_method": "contiguous", "rope_scaling": "yarn"}
-    assert not set_up(arguments(**options), base_model="another").stretches
+    made = arguments(**options)
+    assert not set_up(made, base_model="another", original=load_config(made)).stretches
     assert "changes nothing" not in caplog.text
     trainer = set_up(arguments(**options))
     assert "rope_scaling 'yarn' changes nothing" in caplog.text

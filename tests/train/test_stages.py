@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from lrk import atomic
 from lrk.data import Preparation, prepare
 from lrk.merge import Linear, Slerp, TaskArithmetic, stream
+from lrk.positions import scaled_rope_theta
 from lrk.recipe import ImpactfulTokens
 from lrk.train import LrkTrainingArguments, parse
 from lrk.train.command import main
@@ -285,6 +286,39 @@ def test_three_stages(config, corpus, model_folder, options, capsys):
     error = capsys.readouterr().err
     assert "stage '01-extension'" in error
     assert "is finished with seed None, which is 3 now" in error
+
+
+def test_full_length_in_a_window_that_grows(config, options, capsys):
+    """Each stage trains whole documents up to its window, and the last one ends with the RoPE of a
+    model that goes to its window at once."""
+    full = {"kind": "extension", "position_method": "contiguous", "max_steps": 1}
+    lengths = {"first": 128, "second": 256}
+    stages = [
+        full | {"name": name, "target_length": length, "train_length": length}
+        for name, length in lengths.items()
+    ]
+    path = config(*stages, eval_data=None)
+    assert main([path, "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    bases = [scaled_rope_theta(10_000.0, 64, length, 8) for length in (128, 256)]
+    of_each = [f"default, base {base:,.0f}" for base in bases]
+    assert f"RoPE             {of_each[0]}, by theta; before default, base 10,000\n" in text
+    assert f"RoPE             {of_each[1]}, by theta; before {of_each[0]}\n" in text
+    for window in (64, 128):
+        assert f"lie beyond the model's window of {window}; " in text
+
+    assert main([path]) == 0
+    for folder, base, window in zip(("01-first", "02-second"), bases, (128, 256), strict=True):
+        root = Path(options["output_dir"]) / folder
+        saved = AutoConfig.from_pretrained(root)
+        assert saved.max_position_embeddings == window
+        assert saved.rope_parameters["rope_theta"] == base
+        assert (
+            json.loads((root / "tokenizer_config.json").read_text())["model_max_length"] == window
+        )
+    card = (root / "README.md").read_text()
+    assert "beyond the window before | " in card
+    assert "of the 128 distances that are new; all 2 layers are reached |" in card
 
 
 def test_a_merge_on_a_full_disk(config, options, monkeypatch, capsys):

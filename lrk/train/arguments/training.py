@@ -14,6 +14,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from lrk.recipe.selection import POSITIONS
 from lrk.train.arguments import (
     data,
+    distillation,
     evaluation,
     kernels,
     lora,
@@ -46,6 +47,7 @@ class LrkTrainingArguments(
     processes.ProcessArguments,
     memory.MemoryArguments,
     kernels.KernelArguments,
+    distillation.DistillationArguments,
     losses.LossArguments,
     positions.PositionArguments,
     samples.SampleArguments,
@@ -126,6 +128,7 @@ class LrkTrainingArguments(
         engine = processes.check(self)
         memory.check_engine(self, engine)
         lora.check_engine(self, engine)
+        distillation.check_engine(self, engine)
         saving.check_engine(self, engine)
         if self.accelerator_config.dispatch_batches:
             raise ValueError(
@@ -202,6 +205,7 @@ class LrkTrainingArguments(
         data.check_upsampled(self)
         positions.check_of_method(self)
         losses.check(self)
+        distillation.check(self)
         data.check_mixture(self)
         data.check_streaming(self)
         kernels.check(self)
