@@ -22,7 +22,11 @@ from lrk.train.parser import underscored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-data {prepare,select,analyze,rope} --KEY VALUE ...`; returns as `run_command` says."""
+    """`lrk-data {prepare,assemble,select,analyze,rope} --KEY VALUE ...`.
+
+    Returns:
+        As `run_command`.
+    """
     words = [underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
     return run_command(
         "lrk-data",
@@ -62,6 +66,13 @@ def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
 
         longrope.add_arguments(rope)
         rope.set_defaults(run=longrope.run)
+    assemble = _add(commands, "assemble", "prepared short documents to long samples")
+    if list(command) == ["assemble"]:
+        from lrk.data.assemble import command as assembly  # as above
+
+        assembly.add_arguments(assemble)
+        _add_common(assemble)
+        assemble.set_defaults(run=_assemble)
     _add_prepare(_add(commands, "prepare", "documents to token ids, in shards"))
     _add_select(_add(commands, "select", "prepared documents to the text of samples"))
     return parser
@@ -150,6 +161,20 @@ def _select(namespace: argparse.Namespace) -> int:
     if manifest is None:
         return _unfinished(namespace)
     print(report(_summary(namespace.output_dir, manifest, SUMMARY)))
+    return 0
+
+
+def _assemble(namespace: argparse.Namespace) -> int:
+    from lrk.data.assemble import assemble
+    from lrk.data.assemble import command as assembly
+
+    asked = assembly.assembly_of(namespace)
+    manifest = assemble(asked, *_common(namespace), namespace.device)
+    if manifest is None:
+        return _unfinished(namespace)
+    names = ("documents", "tokens", *assembly.COUNTS)
+    summary = _summary(namespace.output_dir, manifest, names)
+    print(assembly.report(namespace.output_dir, manifest, summary))
     return 0
 
 

@@ -58,7 +58,8 @@ def encode(
     wholes = iter(
         _whole(short, tokenizer, offsets, add_special_tokens=add_special_tokens, **options)
     )
-    around = _added(tokenizer, options) if add_special_tokens and any(long) else ([], [])
+    is_added = add_special_tokens and any(long)
+    around = special_tokens_around(tokenizer, options) if is_added else ([], [])
     return [
         _with_added(_in_pieces(text, tokenizer, offsets, options), around, len(text))
         if is_long
@@ -84,7 +85,9 @@ def _whole(
         yield Encoded(np.array(ids, np.int32), None if spans is None else spans.reshape(-1, 2))
 
 
-def _added(tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> tuple[list, list]:
+def special_tokens_around(
+    tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]
+) -> tuple[list[int], list[int]]:
     """The ids that the tokenizer puts before and after a text."""
     bare = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
     ids = tokenizer("a", **options)["input_ids"]
