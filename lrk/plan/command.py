@@ -162,7 +162,7 @@ def _run(arguments: argparse.Namespace) -> int:
     named = {field.name for field in fields(Settings)} - {"length"}
     chosen = {name: value for name, value in vars(arguments).items() if name in named}
     # Of what finds lengths itself.
-    any_length = 2 * max(arguments.sequence_parallel, 1)
+    any_length = max(2 * max(arguments.sequence_parallel, 1), arguments.distill_length)
     if arguments.compare_methods:
         return _compare_methods(arguments, config, Settings(length=any_length, **chosen))
     if arguments.fit is not None:

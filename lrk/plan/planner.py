@@ -202,25 +202,27 @@ def _traced_layers(config: PretrainedConfig, settings: Settings) -> tuple[int, i
 def longest(model: str, config: PretrainedConfig, settings: Settings, gib: float) -> Plan:
     """The plan with the longest real length, in steps of `FIT_STEP`, whose `device_gib` fits.
 
-    Where processes share a sample, in the least multiple of it that they can share.
+    Where processes share a sample, in the least multiple of it that they can share. A sample is at
+    least as long as the short context that is cut of it.
 
     Memory is almost affine in the length, so a line through two lengths finds it in a few plans.
 
     Raises:
-        ValueError: if not even `FIT_STEP` tokens fit.
+        ValueError: if not even the shortest sample fits.
     """
 
     def plan_of(length: int) -> Plan:
         return plan(model, config, replace(settings, length=length))
 
     step = math.lcm(FIT_STEP, 2 * settings.sequence_parallel)
-    low = plan_of(step)
+    shortest = math.ceil(max(settings.distill_length, 1) / step) * step
+    low = plan_of(shortest)
     if low.device_gib > gib:
         raise ValueError(
-            f"{model} with these settings needs {low.device_gib:.1f} GiB at {step} tokens, "
+            f"{model} with these settings needs {low.device_gib:.1f} GiB at {shortest} tokens, "
             f"more than {gib:g} GiB"
         )
-    tried, high = plan_of(64 * step), None
+    tried, high = plan_of(shortest + 63 * step), None
     while True:
         if tried.device_gib <= gib:
             low, other = tried, low

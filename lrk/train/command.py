@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from accelerate import PartialState
 
 from lrk.command import run_command
+from lrk.train.auto_recipe.command import asks_for_recipe, write_recipe
 from lrk.train.dry_run import dry_run
 from lrk.train.parser import parse
 from lrk.train.session import train
@@ -16,7 +17,7 @@ _GO_ON = "the same command with --resume_from_checkpoint auto goes on from the l
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-train CONFIG.yaml [--KEY VALUE ...]`.
+    """`lrk-train CONFIG.yaml [--KEY VALUE ...]`, or `lrk-train --recipe auto [--KEY VALUE ...]`.
 
     Returns 2 after a sentence on bad input, 1 after a sentence on a run that cannot go on, 128 and
     the number of the signal after an interruption.
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int:
+    if asks_for_recipe(words):
+        print(write_recipe(words))
+        return 0
     staged = parse_stages(words)
     if staged is None:
         _run_once(words)

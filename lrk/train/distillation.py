@@ -59,6 +59,11 @@ class DistilledSteps(SequenceParallelSteps):
         self._divergence: Tensor | None = None
         self._first_step = 0  # of those that `_divergence` is a sum over
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step <= self._first_step:
+            self._divergence = None  # where `auto_find_batch_size` has given up a step
+        return super().get_batch_samples(*args, **kwargs)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:

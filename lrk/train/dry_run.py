@@ -22,7 +22,7 @@ from lrk.train.arguments.distillation import NONE
 from lrk.train.arguments.evaluation import evenly_spaced
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.disk_space import check_disk_space
-from lrk.train.distillation import teacher_description
+from lrk.train.distillation import short_length, teacher_description
 from lrk.train.engine import engine_of
 from lrk.train.extension import extend_config
 from lrk.train.longce import short_contexts
@@ -70,6 +70,7 @@ def dry_run(
     disk = check_disk_space(arguments, config, steps_of(arguments, samples))
     placement = training_placement(arguments, tokenizer)
     target, window = arguments.target_length, config.max_position_embeddings
+    short_length(arguments, window)
     found = check_new_distances(samples, placement, target, window, config)
     if arguments.process_index > 0:
         return ""

@@ -140,7 +140,8 @@ class _Parser(HfArgumentParser):
             LrkTrainingArguments,  # type: ignore[arg-type]
             prog="lrk-train",
             usage="lrk-train [CONFIG.yaml | PRESET] [--KEY VALUE ...]",
-            epilog=f"presets: {', '.join(preset_names())}",
+            epilog=f"presets: {', '.join(preset_names())}; --recipe auto [--gpu NAME] writes the "
+            "file that it would run: docs/recipes.md",
             allow_abbrev=False,
         )
 

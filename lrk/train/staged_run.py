@@ -38,6 +38,7 @@ from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.checkpoints import checkpoints
 from lrk.train.collective import done_by_main, raised_by_all, wait_for_all
+from lrk.train.distillation import short_length
 from lrk.train.dry_run import dry_run
 from lrk.train.extension import extend_config
 from lrk.train.identity import is_way
@@ -171,7 +172,20 @@ def check(staged: StagedRun) -> Progress:
             _check_evaluation(staged, stage)
         except ValueError as error:
             raise ValueError(f"stage {stage.name!r}: {error}") from error
+    _check_teachers(staged)
     return progress
+
+
+def _check_teachers(staged: StagedRun) -> None:
+    """That each reads short contexts in the window that the stages before it leave."""
+    configs = _configs(staged)
+    for stage in staged.stages:
+        if stage.merge is None:
+            window = configs[stage.start].max_position_embeddings
+            try:
+                short_length(_from_original(staged, stage), window)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name!r}: {error}") from error
 
 
 def run_stages(staged: StagedRun) -> str:

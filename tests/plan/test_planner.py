@@ -330,6 +330,18 @@ def test_longest_where_the_optimizer_hides_the_length():
     assert max(tried) <= 4 * 20 * 8192
 
 
+def test_the_longest_is_at_least_as_long_as_a_short_context(config, monkeypatch):
+    def plan_of(_model, _config, settings):
+        return SimpleNamespace(settings=settings, device_gib=settings.length / 1024)
+
+    monkeypatch.setattr(planner, "plan", plan_of)
+    settings = dataclasses.replace(SETTINGS, length=999, distill="original", distill_length=999)
+    assert longest("tiny", config, settings, 20.0).settings.length == 20 * 1024
+    assert longest("tiny", config, settings, 1.0).settings.length == 1024
+    with pytest.raises(ValueError, match=r"1\.0 GiB at 1024 tokens, more than 0\.9 GiB"):
+        longest("tiny", config, settings, 0.9)
+
+
 def test_kept_attention_costs_memory_and_saves_flops(config):
     """Outputs of 64 and lse of 4 heads for 48 tokens a layer; the forward pass of attention."""
     kept = plan("tiny", config, dataclasses.replace(SETTINGS, keep_attention=True))

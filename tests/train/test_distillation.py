@@ -284,6 +284,26 @@ def test_what_is_logged_is_the_mean_of_a_step_and_evaluation_is_plain(arguments,
     assert evaluations[0] == evaluations[1]
 
 
+def test_a_step_that_did_not_fit_is_not_logged(arguments, monkeypatch, tmp_path):
+    """Its second micro-batch does not, and `auto_find_batch_size` begins it again."""
+    run = {**VIEWS, "gradient_accumulation_steps": 2, "max_steps": 1}
+    expected = train(arguments(**run, output_dir=str(tmp_path / "whole"))).state.log_history[0]
+    step, calls = LrkTrainer.compute_loss, []
+
+    def compute_loss(self, *args, **kwargs):
+        calls.append(self.state.global_step)
+        if len(calls) == 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(LrkTrainer, "compute_loss", compute_loss)
+    found = train(
+        arguments(**run, auto_find_batch_size=True, output_dir=str(tmp_path / "again"))
+    ).state.log_history[0]
+    assert calls == [0] * 4
+    assert found["distill_divergence"] == pytest.approx(expected["distill_divergence"], rel=1e-5)
+
+
 LEAN = {"tile_tokens": 16, "gradient_checkpointing": True, "offload_activations": True}
 WAYS = {
     "less memory": LEAN,
@@ -381,6 +401,8 @@ def test_processes_make_the_same_run(options, tmp_path, given, ranks):
         ({**VIEWS, "contiguous_share": 1.0}, r"distill is 'views' with contiguous_share 1; "),
         ({**ORIGINAL, "distill_length": 33}, "distill_length is 33; .* at most train_length 32"),
         ({**ORIGINAL, "distill_length": 0}, "distill_length is 0; it must be at least 1"),
+        ({**ORIGINAL, "attention_temperature": 1.2}, "distill is 'original' with "
+            "attention_temperature 1.2; the model would be compared"),
         ({**ORIGINAL, "kernels": {"attention": "sdpa"}, "pack": False},
             "distill is 'original' with kernels.attention 'sdpa', which knows no documents"),
         ({**ORIGINAL, "kernels": {"attention": False}, "position_method": "contiguous",

@@ -362,6 +362,15 @@ def test_a_later_stage_is_checked_before_the_first_begins(config, options, tmp_p
     assert not Path(options["output_dir"]).exists()
 
 
+def test_a_later_teacher_has_the_window_that_earlier_stages_leave(config):
+    first = EXTENSION | {"target_length": 128}
+    second = EXTENSION | {"name": "second", "train_length": 160, "distill": "original"}
+    check(parse_stages([config(first, second | {"distill_length": 128})]))
+    staged = parse_stages([config(first, second | {"distill_length": 129})])
+    with pytest.raises(ValueError, match=r"^stage 'second': distill_length is 129; .* from, 128, "):
+        check(staged)
+
+
 def test_what_is_prepared_is_checked_too(config, corpus, tokenizer, tmp_path):
     folder = tmp_path / "prepared"
     prepare(Preparation([str(corpus / "*.txt")]), tokenizer, folder)

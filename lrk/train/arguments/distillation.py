@@ -88,6 +88,12 @@ def _check_original(arguments: "LrkTrainingArguments") -> None:
             f"distill is 'original' with kernels.attention {attention!r}, which knows no "
             "documents, as which short contexts are added: leave kernels.attention true"
         )
+    if arguments.attention_temperature != 1:
+        raise ValueError(
+            "distill is 'original' with attention_temperature "
+            f"{arguments.attention_temperature}; the model would be compared with its teacher at a "
+            "temperature that it has in training alone: use 'views', or leave attention_temperature"
+        )
     if arguments.load_in_4bit:
         raise ValueError(
             "distill is 'original' with load_in_4bit true; of weights of 4 bits no second, frozen "
