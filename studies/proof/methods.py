@@ -1,7 +1,7 @@
 """The ways of extending a model's window that the study compares."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lrk import positions
 from lrk.positions import Sampler
@@ -12,10 +12,15 @@ TARGET = 1024
 SHORT = round(0.3 * TARGET)
 """Tokens of a sample whose positions are spread: 30 % of the target."""
 
-REACH = 2
+REACH = 4
 """Over how many targets positions are drawn; distances near the end of a window are rare in it."""
-TEMPERATURE = math.log(REACH * TARGET) / math.log(SHORT)
-"""Of attention in training: see docs/proof.md."""
+POWER = 0.5
+"""Of the temperature: see `temperature` and docs/proof.md."""
+
+
+def temperature(reach: float, power: float = POWER) -> float:
+    """Of attention in training on SHORT tokens: log(reach * TARGET) / log(SHORT), to a power."""
+    return (math.log(reach * TARGET) / math.log(SHORT)) ** power
 
 
 @dataclass(frozen=True)
@@ -31,40 +36,91 @@ class Method:
         rope_scaling: how RoPE is stretched to TARGET, one of `lrk.rope_scaling`; None leaves it.
         patched: whether lrk runs the model in training, or transformers as it comes.
         decoding: how it is measured, as `lrk-eval` takes it; None is as the model does by itself.
+        share: of the training tokens of the others; steps have fewer samples then.
+        views: weight of the divergence from the model's own predictions in ordinary positions.
+        contiguous_share: of the samples, which keep ordinary positions.
     """
 
     name: str
     length: int | None = None
     sampler: Sampler = positions.contiguous
-    reach: int = 1
+    reach: float = 1
     temperature: float | None = None
     rope_scaling: str | None = "theta"
     patched: bool = True
     decoding: str | None = None
+    share: float = 1
+    views: float = 0
+    contiguous_share: float = 0
 
 
-METHODS = (
+SAMPLERS = {"PoSE": positions.pose, "LongRecipe": positions.longrecipe}
+
+
+def spread(
+    sampler: str, reach: float = 1, power: float = POWER, tail: str = "", **options: float
+) -> Method:
+    """A sampler with temperature, and with reach unless it is 1, by the name that says so.
+
+    Args:
+        tail: of the name.
+        options: further attributes.
+    """
+    added = (" + reach" if reach != 1 else "") + (" + temperature" if power else "")
+    return Method(
+        *(sampler + added + tail, SHORT, SAMPLERS[sampler], reach, temperature(reach, power)),
+        **options,
+    )
+
+
+VIEWS, THIRD, CONTIGUOUS = " + views", ", a third of the tokens", ", 30 % contiguous"
+POSE, LONGRECIPE = "PoSE + reach + temperature", "LongRecipe + temperature"
+FULL = "full length"
+
+COMPARED = (
+    Method(FULL, TARGET),
+    Method("PoSE", SHORT, positions.pose),
+    Method("LongRecipe", SHORT, positions.longrecipe),
+    spread("PoSE", REACH),
+    spread("PoSE", REACH, power=0),
+    spread("PoSE"),
+    spread("LongRecipe", REACH),
+    spread("LongRecipe"),
+    spread("PoSE", REACH, tail=CONTIGUOUS, contiguous_share=0.3),
+    spread("PoSE", REACH, tail=THIRD, share=SHORT / TARGET),
+    spread("PoSE", REACH, tail=VIEWS, views=1),
+    spread("LongRecipe", tail=CONTIGUOUS, contiguous_share=0.3),
+    spread("LongRecipe", tail=THIRD, share=SHORT / TARGET),
+    spread("LongRecipe", tail=VIEWS, views=1),
+)
+"""Two samplers with reach, temperature and both; ordinary positions for some samples, as
+`lrk-train` has it by default; fewer tokens; self-distillation at equal FLOPs; full length."""
+
+PAIRS = (
+    *((FULL, method) for method in (POSE, LONGRECIPE, POSE + THIRD, LONGRECIPE + THIRD)),
+    (POSE, "PoSE + temperature"),
+    ("LongRecipe + reach + temperature", LONGRECIPE),
+    (POSE, "PoSE + reach"),
+    (LONGRECIPE, "LongRecipe"),
+    (LONGRECIPE, "PoSE + temperature"),
+    *((method + CONTIGUOUS, method) for method in (POSE, LONGRECIPE)),
+    *((method + VIEWS, method) for method in (POSE, LONGRECIPE)),
+)
+"""What is compared, with intervals and p values: full length with the best of both samplers; what
+reach, temperature, the sampler, ordinary positions and self-distillation bring."""
+
+OTHERS = (
     Method("nothing", rope_scaling=None),
     Method("theta only"),
     Method("short training", WINDOW),
-    Method("full length", TARGET),
     Method("RandPos", SHORT, positions.randpos),
     Method("E2", WINDOW, positions.e2),
     Method("CREAM", WINDOW, positions.cream),
     Method("EndPrompt", SHORT, positions.endprompt),
-    Method("PoSE", SHORT, positions.pose),
-    Method("LongRecipe", SHORT, positions.longrecipe),
-    Method("PoSE + reach + temperature", SHORT, positions.pose, REACH, TEMPERATURE),
     Method("PoSE, stock transformers", SHORT, positions.pose, patched=False),
     Method("LongRecipe, stock transformers", SHORT, positions.longrecipe, patched=False),
 )
-
-ABLATION = (
-    Method("PoSE + reach", SHORT, positions.pose, REACH),
-    Method("PoSE + temperature", SHORT, positions.pose, 1, math.log(TARGET) / math.log(SHORT)),
-    Method("LongRecipe + reach + temperature", SHORT, positions.longrecipe, REACH, TEMPERATURE),
-)
-"""What of the best short method does it: one part at a time taken out or replaced."""
+"""Controls and other samplers, with fewer seeds: they are far apart."""
 
 DECODING = (
     Method("SelfExtend", rope_scaling=None, decoding="self_extend(window=64, group=16)"),
@@ -83,3 +139,11 @@ ROPE = tuple(Method(f"{plan} only", rope_scaling=plan) for plan in ROPE_SCALINGS
 )
 """Each way to stretch RoPE, without training and with PoSE's. Not with reach and temperature: the
 one trains positions beyond TARGET, the other is what some plans bring along."""
+
+GRID = tuple(
+    replace(spread("PoSE", reach, power), name=f"reach {reach:g}, power {power:g}")
+    for reach in (1, 2, 4)
+    for power in (0, 0.5, 1, 1.5)
+)
+"""Candidates for REACH and POWER, which are chosen by quotes alone, with a pretrained model and
+seeds of their own: see `studies.proof.selection`."""

@@ -1,6 +1,9 @@
 """The tiny Llama of the study: made, pretrained, extended, measured."""
 
 import copy
+import hashlib
+import json
+from typing import Any
 
 import torch
 from rich.progress import track
@@ -8,15 +11,18 @@ from torch import Generator, Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lrk
+from lrk.hf.distillation import Distillation
 from lrk.rope_factors import RopeFactors
 from lrk.rope_scaling import RopePlan
 from lrk.train.extension import extend
 from studies.proof.methods import TARGET, WINDOW, Method
-from studies.proof.task import VOCAB, Batch, cycles, quotes, segment_lengths
+from studies.proof.task import SPAN, STATEMENT, TASKS, VOCAB, Batch, cycles, mixed, quotes
+from studies.proof.task import segment_lengths as segments
 
 TOKENS_PER_STEP = 3072
 """24 samples of the window, 10 of 30 % of the target, 3 of the target."""
-PRETRAINING_STEPS, PRETRAINING_RATE = 1100, 2e-3
+PRETRAINING_STEPS, PRETRAINING_RATE = (1000, 500), 2e-3
+"""First without variables, whose few labels taught a new model nothing, nor beside them quotes."""
 EXTENSION_STEPS, EXTENSION_RATE = 150, 1e-3
 WARMUP = 20
 
@@ -57,23 +63,36 @@ def untrained(seed: int) -> LlamaForCausalLM:
 
 
 def pretrained(seed: int) -> LlamaForCausalLM:
-    """A model that quotes within WINDOW.
+    """A model that quotes and tells variables within WINDOW.
 
     Raises:
         RuntimeError: if it did not learn to.
     """
     model = untrained(seed)
     generator = torch.Generator().manual_seed(seed)
-    half = TOKENS_PER_STEP // WINDOW // 2
+    batch = TOKENS_PER_STEP // WINDOW
+    phases = (cycles, quotes), (cycles, *TASKS.values())
     with lrk.patched(model):
         optimizer = _Optimizer(model, PRETRAINING_RATE)
-        for _ in track(range(PRETRAINING_STEPS), description=f"pretraining at {WINDOW} tokens"):
-            parts = cycles(half, WINDOW, generator), quotes(half, WINDOW, generator)
-            optimizer.step(Batch(*map(torch.cat, zip(*parts, strict=True))))
-        right = measured(model, WINDOW, seed, samples=96)[0].mean().item()
-    if right < 0.9:
-        raise RuntimeError(f"seed {seed}: {right:.1%} right after {PRETRAINING_STEPS} steps")
+        for steps, tasks in zip(PRETRAINING_STEPS, phases, strict=True):
+            for _ in track(range(steps), description=f"pretraining at {WINDOW} tokens"):
+                parts = [task(batch // len(tasks), WINDOW, generator) for task in tasks]
+                optimizer.step(Batch(*map(torch.cat, zip(*parts, strict=True))))
+        for task in TASKS:
+            right = measured(model, task, WINDOW, seed, samples=96)[0].mean().item()
+            if right < 0.85:
+                raise RuntimeError(f"seed {seed}: {right:.1%} of {task} right")
     return model
+
+
+def version() -> str:
+    """Of pretrained models: another one says that figures are of others."""
+    settings = [
+        *(config().to_diff_dict(), TOKENS_PER_STEP, PRETRAINING_STEPS, PRETRAINING_RATE, WARMUP),
+        *(WINDOW, VOCAB, SPAN, STATEMENT, list(TASKS)),
+    ]
+    content = json.dumps(settings, default=str, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:8]
 
 
 def extended(
@@ -92,11 +111,21 @@ def extended(
     if method.length is not None:
         generator = torch.Generator().manual_seed(seed)
         optimizer = _Optimizer(model, EXTENSION_RATE)
-        batch = TOKENS_PER_STEP // method.length
-        for _ in range(EXTENSION_STEPS):
-            sample = quotes(batch, method.length, generator)
-            optimizer.step(sample, placed(method, batch, generator), method.temperature)
+        batch = samples_a_step(method)
+        for turn in range(steps_of(method)):
+            sample = mixed(batch, method.length, turn, generator)
+            optimizer.step(sample, placed(method, batch, generator), method)
     return lrk.patch(model)
+
+
+def samples_a_step(method: Method) -> int:
+    assert method.length is not None
+    return round(method.share * TOKENS_PER_STEP) // method.length
+
+
+def steps_of(method: Method) -> int:
+    """Fewer where a second view is read: as many FLOPs, a quarter of which are the teacher's."""
+    return round(EXTENSION_STEPS * 3 / 4) if method.views else EXTENSION_STEPS
 
 
 class _Optimizer:
@@ -112,35 +141,52 @@ class _Optimizer:
         )
 
     def step(
-        self, batch: Batch, position_ids: Tensor | None = None, temperature: float | None = None
+        self, batch: Batch, position_ids: Tensor | None = None, method: Method | None = None
     ) -> None:
         # use_cache=False is what gradient checkpointing and transformers' trainer set; only then
         # does stock attention take skipped positions for packed documents.
+        options: dict[str, Any] = {}
+        if method is not None and method.temperature is not None:
+            options["attention_temperature"] = method.temperature
+        if method is not None and method.views:
+            options["distillation"] = Distillation(self._in_order(batch), method.views)
         self.model(
             input_ids=batch.input_ids,
             labels=batch.labels,
             position_ids=position_ids,
             use_cache=False,
-            **({} if temperature is None else {"attention_temperature": temperature}),
+            **options,
         ).loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.adamw.step()
         self.schedule.step()
         self.adamw.zero_grad()
 
+    @torch.no_grad()
+    def _in_order(self, batch: Batch) -> Tensor:
+        """(B, S, H): the last hidden states of the samples in ordinary positions."""
+        return self.model.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+
 
 def placed(method: Method, batch: int, generator: Generator) -> Tensor:
     """(B, S) positions, drawn for each sample."""
-    segments = segment_lengths(method.length)
-    reach = method.reach * TARGET
-    return torch.stack([method.sampler(segments, reach, generator) for _ in range(batch)])
+    lengths = segments(method.length)
+    reach = round(method.reach * TARGET)
+
+    def drawn() -> Tensor:
+        share = method.contiguous_share
+        if share and torch.rand((), generator=generator) < share:
+            return torch.arange(method.length)
+        return method.sampler(lengths, reach, generator)
+
+    return torch.stack([drawn() for _ in range(batch)])
 
 
 @torch.no_grad()
 def measured(
-    model: LlamaForCausalLM, length: int, seed: int, samples: int
+    model: LlamaForCausalLM, task: str, length: int, seed: int, samples: int
 ) -> tuple[Tensor, Tensor]:
-    """Of every quoted token, whether the model predicts it (0 or 1), and its depth; both flat.
+    """Of every token asked for, whether the model predicts it (0 or 1), and its depth; both flat.
 
     Ordinary positions; the same samples for every method.
     """
@@ -149,7 +195,7 @@ def measured(
     at_once = max(1, 6144 // length)
     hits, depths = [], []
     for start in range(0, samples, at_once):
-        batch = quotes(min(at_once, samples - start), length, generator)
+        batch = TASKS[task](min(at_once, samples - start), length, generator)
         logits = model(input_ids=batch.input_ids, use_cache=False).logits
         labelled = batch.labels[:, 1:] != -100
         hits.append((logits[:, :-1].argmax(-1) == batch.labels[:, 1:])[labelled])

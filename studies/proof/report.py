@@ -1,9 +1,12 @@
 """The study's table, verdict and pictures."""
 
 import itertools
+import math
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 
@@ -30,26 +33,88 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), _T[len(values)] * spread
 
 
-def p_value(one: list[float], other: list[float]) -> float:
-    """Two-sided exact permutation test of equal means.
+def p_value(differences: list[float]) -> float:
+    """Two-sided, of paired runs: Student's t test that the mean of their differences is 0.
 
-    The share of all ways to deal the runs into two groups of these sizes whose means differ at
-    least as much. It assumes no distribution; 5 against 5 runs cannot go below 2 / 252.
+    It takes differences for normal, as `interval` does, and is below 0.05 where that leaves out 0.
     """
-    runs = one + other
-    seen = abs(statistics.mean(one) - statistics.mean(other))
-    deals = list(itertools.combinations(range(len(runs)), len(one)))
-    differing = 0
-    for deal in deals:
-        first = [runs[n] for n in deal]
-        second = [run for n, run in enumerate(runs) if n not in deal]
-        differing += abs(statistics.mean(first) - statistics.mean(second)) >= seen - 1e-12
-    return differing / len(deals)
+    mean, half = interval(differences)
+    if half == 0:
+        return float(mean == 0)
+    t = mean / half * _T[len(differences)]
+    return 1 - _inside(abs(t), len(differences) - 1)
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown: share of quoted tokens predicted, mean over seeds with a 95 % interval."""
-    lengths = list(rows[0]["accuracy"])
+def _inside(t: float, freedom: int) -> float:
+    """Probability that Student's variable is within -t and t (Abramowitz and Stegun 26.7.3, 4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine = math.cos(angle)
+    odd = freedom % 2
+    term = total = cosine if odd else 1.0
+    for n in range(2 + odd, freedom - 1, 2):
+        term *= (n - 1) / n * cosine**2
+        total += term
+    if not odd:
+        return math.sin(angle) * total
+    return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Corrected for their number by Holm's step-down method (1979), in the order given.
+
+    The k-th smallest of n is multiplied by n - k + 1, and is no smaller than those before it.
+    """
+    count = len(p_values)
+    order = sorted(range(count), key=lambda n: p_values[n])
+    corrected = [0.0] * count
+    largest = 0.0
+    for rank, n in enumerate(order):
+        largest = max(largest, min(1.0, (count - rank) * p_values[n]))
+        corrected[n] = largest
+    return corrected
+
+
+class Difference(NamedTuple):
+    """Of two methods in one task at one length, 0 to 1.
+
+    Attributes:
+        mean, half: of the differences seed by seed, with half their 95 % interval (Student): the
+            same samples train and are asked of both.
+        p: of `p_value`.
+        p_corrected: by `holm`, for all that `differences` was asked for.
+    """
+
+    mean: float
+    half: float
+    p: float
+    p_corrected: float
+
+
+Compared = tuple[str, str, str, str]
+"""A method, the one that is subtracted, the task, the length."""
+
+
+def differences(
+    rows: list[dict], pairs: Sequence[tuple[str, str]], lengths: Sequence[str]
+) -> dict[Compared, Difference]:
+    """The first method of each pair minus the second, by task and length."""
+    groups = grouped(rows)
+    found = {}
+    for pair, task, length in itertools.product(pairs, rows[0]["accuracy"], lengths):
+        one, other = (
+            {row["seed"]: row["accuracy"][task][length] for row in groups[name]} for name in pair
+        )
+        apart = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+        found[(*pair, task, length)] = (*interval(apart), p_value(apart))
+    corrected = holm([p for _, _, p in found.values()])
+    return {
+        key: Difference(*each, p) for (key, each), p in zip(found.items(), corrected, strict=True)
+    }
+
+
+def table(rows: list[dict], task: str) -> str:
+    """Markdown: share of the tokens asked for that are right, over seeds with a 95 % interval."""
+    lengths = list(rows[0]["accuracy"][task])
     lines = [
         "| method | " + " | ".join(f"{int(n):,}" for n in lengths) + " | tokens | FLOP |",
         "|---" * (len(lengths) + 3) + "|",
@@ -57,29 +122,28 @@ def table(rows: list[dict]) -> str:
     for method, group in grouped(rows).items():
         cells = []
         for length in lengths:
-            mean, half = interval([row["accuracy"][length] for row in group])
+            mean, half = interval([row["accuracy"][task][length] for row in group])
             cells.append(f"{100 * mean:.1f} ± {100 * half:.1f}")
         cells += [f"{group[0]['training_tokens']:,}", f"{group[0]['training_flop']:.2g}"]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def verdict(rows: list[dict], of: str = "PoSE + reach + temperature") -> str:
-    """Markdown: each method minus one of them at the two longest lengths, with p."""
-    groups = grouped(rows)
-    lengths = list(rows[0]["accuracy"])[-2:]
-    heads = [f"{int(length):,} | p" for length in lengths]
-    lines = [f"| minus {of}, points | " + " | ".join(heads) + " |", "|---" * 5 + "|"]
-    for method, group in groups.items():
-        if method == of:
-            continue
+def verdict(found: Mapping[Compared, Difference]) -> str:
+    """Markdown: the difference of each pair, by task and length, with the corrected p."""
+    columns = list(dict.fromkeys(key[2:] for key in found))
+    heads = [f"{task}, {int(length):,} | p" for task, length in columns]
+    lines = [
+        "| points | " + " | ".join(heads) + " |",
+        "|---" * (1 + 2 * len(columns)) + "|",
+    ]
+    for method, of in dict.fromkeys(key[:2] for key in found):
         cells = []
-        for length in lengths:
-            one = [row["accuracy"][length] for row in group]
-            other = [row["accuracy"][length] for row in groups[of]]
-            difference = 100 * (statistics.mean(one) - statistics.mean(other))
-            cells += [f"{difference:+.1f}", f"{p_value(one, other):.3f}"]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        for column in columns:
+            one = found[(method, of, *column)]
+            p = "< 0.001" if one.p_corrected < 0.001 else f"{one.p_corrected:.3f}"
+            cells += [f"{100 * one.mean:+.1f} ± {100 * one.half:.1f}", p]
+        lines.append(f"| {method} minus {of} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -102,36 +166,32 @@ def search_table(content: dict) -> str:
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """A line a method over length, and by depth a heat map of the methods at the two longest."""
+    """By task, accuracy over length in a panel, and beside it by depth at twice the target."""
     groups = grouped(rows)
-    lengths = list(rows[0]["accuracy"])
-    figure, (lines, *heats) = pyplot.subplots(1, 3, figsize=(17, 5.5), layout="constrained")
-    for number, (method, group) in enumerate(groups.items()):
-        points = [interval([row["accuracy"][length] for row in group]) for length in lengths]
-        means, halves = zip(*points, strict=True)
-        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":")[number // 10]}
-        lines.errorbar(range(len(lengths)), means, halves, marker="o", capsize=2, **style)
-        lines.plot([], [], label=method, **style)
-    lines.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths])
-    lines.set_xlabel("length in tokens")
-    lines.set_ylabel("quoted tokens predicted")
-    lines.grid(alpha=0.3)
-    lines.legend(fontsize=8)
-    for heat, length in zip(heats, lengths[-2:], strict=True):
-        depths = [
-            [
-                statistics.mean(bins)
-                for bins in zip(*(r["by_depth"][length] for r in g), strict=True)
+    tasks = list(rows[0]["accuracy"])
+    figure, panels = pyplot.subplots(
+        len(tasks), 2, figsize=(12, 4.2 * len(tasks)), layout="constrained", sharey=True
+    )
+    for (of_length, of_depth), task in zip(panels, tasks, strict=True):
+        lengths = list(rows[0]["accuracy"][task])
+        for number, (method, group) in enumerate(groups.items()):
+            style = {"color": f"C{number}", "label": method, "marker": "o", "capsize": 2}
+            points = [
+                interval([row["accuracy"][task][length] for row in group]) for length in lengths
             ]
-            for g in groups.values()
-        ]
-        image = heat.imshow(depths, aspect="auto", vmin=0, vmax=1, cmap="RdYlGn")
-        count = len(depths[0])
-        heat.set_xticks(range(count), [f"{n / count:.0%}" for n in range(count)])
-        heat.set_xlabel(f"depth of the quoted token at {int(length):,} tokens")
-        heat.set_yticks([])
-    heats[0].set_yticks(range(len(groups)), list(groups))
-    figure.colorbar(image, ax=heats)
+            of_length.errorbar(range(len(lengths)), *zip(*points, strict=True), **style)
+            bins = zip(*(row["by_depth"][task][lengths[-1]] for row in group), strict=True)
+            means = [statistics.mean(each) for each in bins]
+            middles = [(n + 0.5) / len(means) for n in range(len(means))]
+            of_depth.plot(middles, means, color=f"C{number}", marker="o")
+        of_length.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths])
+        of_length.set_xlabel("length in tokens")
+        of_length.set_ylabel(f"{task}: share right")
+        of_depth.set_xlabel(f"where in the text it stands, at {int(lengths[-1]):,} tokens")
+        for panel in (of_length, of_depth):
+            panel.set_ylim(0, 1)
+            panel.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=8)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     pyplot.close(figure)
