@@ -2,9 +2,9 @@
 
     python -m studies.evidence
 
-reads `studies/results/*.json`, the results of the studies as they were committed, and writes the file
-of evidence of `lrk.train.auto_recipe`. Run it when new results are put there: what a rule chooses may
-change then.
+reads `studies/results/*.json`, the results of the studies as they were committed, and writes the
+file of evidence of `lrk.train.auto_recipe`. Run it when new results are put there: what a rule
+chooses may change then.
 """
 
 import json
