@@ -12,6 +12,7 @@ version, in the output folder.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from studies.real_text.corpus import corpus, version
 from studies.real_text.measurement import Questions
 from studies.real_text.model import base_model
 from studies.real_text.report import draw, report
-from studies.real_text.scale import FULL, REHEARSAL
+from studies.real_text.scale import FULL, REHEARSAL, Scale
 from studies.real_text.study import BASE, CORPUS, Results, missing, result
 from studies.runs import on_cores
 
@@ -45,19 +46,27 @@ def main(arguments: list[str] | None = None) -> None:
     begin = time.perf_counter()
     folder = given.output_dir / version(scale)
     folder.mkdir(parents=True, exist_ok=True)
-    results = Results(folder / "results.json" if given.rehearse else given.results, scale)
-    if not given.report:
-        torch.set_num_threads(1)  # The order of sums, and so the result, depends on their number.
-        texts = corpus(folder / CORPUS, scale)
-        results.describe(Questions(texts, scale))
-        base_model(folder / BASE, texts, scale)
-        runs = missing(results.rows, given.seeds, scale)
-        for row in on_cores(result, [(folder, *run, scale) for run in runs], given.processes):
-            results.add(row)
-    text = report(results.content)
+    file = folder / "results.json" if given.rehearse else given.results
+    if given.report:  # Of any Python's library.
+        content = json.loads(file.read_text(encoding="utf-8"))
+    else:
+        content = run(folder, Results(file, scale), given.seeds, given.processes, scale)
+    text = report(content)
     (folder / "report.md").write_text(text + "\n")
-    draw(results.content, folder / "real_text.png")
+    draw(content, folder / "real_text.png")
     print(f"{text}\n\n{time.perf_counter() - begin:.0f} s, {given.processes} processes")
+
+
+def run(folder: Path, results: Results, seeds: int, processes: int, scale: Scale) -> dict:
+    """Whatever is not there yet: the corpus and the pretrained model in `folder`, and the rows."""
+    torch.set_num_threads(1)  # The order of sums, and so the result, depends on their number.
+    texts = corpus(folder / CORPUS, scale)
+    results.describe(Questions(texts, scale))
+    base_model(folder / BASE, texts, scale)
+    runs = missing(results.rows, seeds, scale)
+    for row in on_cores(result, [(folder, *each, scale) for each in runs], processes):
+        results.add(row)
+    return results.content
 
 
 if __name__ == "__main__":

@@ -76,11 +76,11 @@ def gpu(monkeypatch, config) -> Gpu:
         gpu.calls.append("product")
         stock_workspaces()
 
-    def run_step(model, settings):
+    def run_step(model, settings, teacher=None):
         gpu.calls.append("step")
         gpu.models.append(weakref.ref(model))
         vars(model)["cycle"] = model  # which alone does not free it
-        step.run_step(model, settings)
+        step.run_step(model, settings, teacher=teacher)
 
     stock_workspaces = check.make_library_workspaces
     monkeypatch.setattr(check, "make_library_workspaces", make_workspaces)

@@ -194,6 +194,7 @@ def test_steps_follow_the_data(evidence):
     assert values["max_steps"] * batch <= 4 * 10 + batch
 
 
+@pytest.mark.slow
 def test_adapters_are_the_last_resort_and_said(evidence):
     """Of a wide model whose weights fit, and nothing beside them."""
     config = LlamaConfig(

@@ -48,11 +48,35 @@ def test_a_part_is_taken_if_it_gains_and_loses_nowhere(evidence, added, figures,
 
 
 def test_a_part_may_not_cost_the_short_loss(evidence):
-    found = rules.part(evidence(losses={BOTH: (2.021, 1.9)}), "PoSE", rules.REACH)
+    """Beside the same sampler without it, however far both are from the control."""
+    without = {"PoSE + temperature": (2.030, 1.9)}
+    found = rules.part(evidence(losses=without | {BOTH: (2.051, 1.9)}), "PoSE", rules.REACH)
     assert found.value is False
-    assert "+0.021 from the control, more than 0.02" in found.reason
-    found = rules.part(evidence(losses={BOTH: (2.019, 1.9)}), "PoSE", rules.REACH)
+    assert "+0.021 from PoSE + temperature (+0.051 from the control" in found.reason
+    found = rules.part(evidence(losses=without | {BOTH: (2.049, 1.9)}), "PoSE", rules.REACH)
     assert found.value is True
+
+
+def test_temperature_is_asked_for_with_reach_if_that_is_added_and_alone_else(evidence):
+    alone = {("LongRecipe + temperature", "LongRecipe"): ((5.0, 0.01), (9.0, 0.01))}
+    whole, warm = "LongRecipe + reach + temperature", "LongRecipe + temperature"
+    refused = {(whole, warm): ((-21.0, 0.01), (20.0, 0.01))}
+    found = rules.part(evidence(compared=alone | refused), "LongRecipe", rules.TEMPERATURE)
+    assert found.value is True
+    assert found.reason.startswith("LongRecipe + temperature minus LongRecipe:")
+    added = {(whole, warm): ((1.0, 0.2), (20.0, 0.01))}
+    found = rules.part(evidence(compared=alone | added), "LongRecipe", rules.TEMPERATURE)
+    assert found.reason.startswith("LongRecipe + reach + temperature minus LongRecipe + reach:")
+
+
+def test_full_length_has_to_read_real_text_better_too(evidence):
+    method = "PoSE + reach + temperature"
+    far = {("full length", method): ((9.0, 0.01), (9.0, 0.01))}
+    for nats, worth in ((1.930, True), (1.910, False)):
+        made = evidence(compared=far, losses={"full length": (2.01, 1.9), method: (2.01, nats)})
+        found = rules.full_length(made, method)
+        assert found.value is worth
+        assert ("no more than 0.02 apart" in found.reason) is not worth
 
 
 def test_a_sampler_measured_with_both_parts_alone_takes_anothers_comparisons(evidence):
@@ -102,7 +126,7 @@ def test_views_have_to_bring_three_points(evidence, figures, taken):
         (2.01, -0.02, 0.01, 0.0),
         (2.01, -0.02, 0.06, 0.3),
         (2.01, 0.02, 0.01, 0.3),
-        (2.03, -0.02, 0.01, 0.3),  # it costs the short loss
+        (2.04, -0.02, 0.01, 0.3),  # it costs the short loss
     ],
 )
 def test_all_samples_are_spread_only_if_that_is_better(evidence, short, difference, p, share):
