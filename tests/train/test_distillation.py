@@ -297,9 +297,8 @@ def test_a_step_that_did_not_fit_is_not_logged(arguments, monkeypatch, tmp_path)
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(LrkTrainer, "compute_loss", compute_loss)
-    found = train(
-        arguments(**run, auto_find_batch_size=True, output_dir=str(tmp_path / "again"))
-    ).state.log_history[0]
+    larger = run | {"per_device_train_batch_size": 2, "auto_find_batch_size": True}
+    found = train(arguments(**larger, output_dir=str(tmp_path / "again"))).state.log_history[0]
     assert calls == [0] * 4
     assert found["distill_divergence"] == pytest.approx(expected["distill_divergence"], rel=1e-5)
 
