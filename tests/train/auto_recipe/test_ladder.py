@@ -74,6 +74,7 @@ def test_the_first_that_fits_is_taken(all_rungs):
         assert climbed(gib)[-1].rung == first.rung
 
 
+@pytest.mark.slow
 def test_what_is_given_holds_in_every_rung():
     found = climbed(CONTEXT_GIB + 0.01, {"dtype": "bfloat16", "optim": "sgd"})
     plans = [each.plan for each in found if each.plan is not None]

@@ -194,20 +194,6 @@ def test_steps_follow_the_data(evidence):
     assert values["max_steps"] * batch <= 4 * 10 + batch
 
 
-@pytest.mark.slow
-def test_adapters_are_the_last_resort_and_said(evidence):
-    """Of a wide model whose weights fit, and nothing beside them."""
-    config = LlamaConfig(
-        **SHARED | {"vocab_size": 2**17, "hidden_size": 512, "num_attention_heads": 8}
-    )
-    found = evidence(methods=FAR_BEHIND)
-    recipe = recipe_of(found, {"lora_modules_to_save": ["norm"]}, config, gib=1.28)
-    assert recipe.values["lora_rank"] == 16
-    assert "full parameters do not fit, so adapters are trained" in notes_of(recipe)
-    with pytest.raises(ValueError, match=r"nothing fits .*smallest plan, .* GiB .*docs/scale.md"):
-        recipe_of(found, config=config, gib=1.05)
-
-
 def test_secrets_and_actions_stay_out_of_the_file(evidence):
     given = {"hub_token": "hf_secret", "overwrite_output_dir": True}
     recipe = recipe_of(evidence(methods=FAR_BEHIND), given)
