@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.import_utils import is_accelerate_available
 
 import lrk
 from lrk.hf.distillation import last_hidden
@@ -370,7 +371,12 @@ def history(options, cache):
         (VIEWS, {}),
         (ORIGINAL, {}),
         (VIEWS, {"fsdp": True}),
-        (VIEWS, {"sequence_parallel": 2}),
+        pytest.param(
+            *(VIEWS, {"sequence_parallel": 2}),
+            marks=pytest.mark.skipif(
+                not is_accelerate_available("1.12.0"), reason="sequence_parallel needs it"
+            ),
+        ),
     ],
     ids=["views, DDP", "original, DDP", "views, FSDP2", "views, samples shared"],
 )
