@@ -23,6 +23,9 @@ from lrk.hf.logit_scale import LogitScale, logit_scale
 from lrk.hf.mixed import stock_class
 from lrk.kernels.cross_entropy import linear_kl
 
+NONE, VIEWS, ORIGINAL = TEACHERS = ("none", "views", "original")
+"""Who teaches, in training and in plans of it: see `lrk.train.distillation`."""
+
 _IGNORE_INDEX = -100
 
 

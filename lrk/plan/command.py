@@ -16,6 +16,7 @@ from transformers import PretrainedConfig
 from lrk.atomic import write_text
 from lrk.command import run_command
 from lrk.hf.backends import BACKENDS
+from lrk.hf.distillation import ORIGINAL, TEACHERS
 from lrk.output_folder import check_output_file
 from lrk.plan.chart import draw_comparison, draw_plan
 from lrk.plan.configs import MODELS, load_config
@@ -23,7 +24,7 @@ from lrk.plan.gpus import GPUS, GPUS_PER_NODE, NETWORK
 from lrk.plan.ledger import PARTS
 from lrk.plan.methods import TRAIN_SHARE, Budget, compare_methods, methods_table
 from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB, Plan, longest, plan
-from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, ORIGINAL, TEACHERS, Settings
+from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, Settings
 
 # What --compare_methods has no place for.
 _OF_OTHERS = ("length", "fit", "compare", "plot")

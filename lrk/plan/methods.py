@@ -11,10 +11,11 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from lrk.hf.architectures import text_config
+from lrk.hf.distillation import VIEWS
 from lrk.plan.gpus import EFFICIENCY, GPUS
 from lrk.plan.ledger import HOST
 from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, Plan, plan
-from lrk.plan.settings import LRK, VIEWS, Settings
+from lrk.plan.settings import LRK, Settings
 
 CONTIGUOUS = "contiguous"
 

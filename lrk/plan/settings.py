@@ -6,6 +6,7 @@ from lrk.field_types import check_types
 from lrk.fsdp import steps_plain_tensors
 from lrk.hf.backends import BACKENDS
 from lrk.hf.backends import LRK as LRK_ATTENTION
+from lrk.hf.distillation import ORIGINAL, TEACHERS
 from lrk.hf.flash_attention import PACKAGES as FLASH_ATTENTIONS
 from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.plan.gpus import GPUS
@@ -22,9 +23,6 @@ OPTIMIZERS = (*TRACED, *LOW_BIT)
 
 # PyTorch cuts each weight into as many pieces as there are processes, one by one.
 MOST_PROCESSES = 1024
-
-VIEWS, ORIGINAL = "views", "original"
-TEACHERS = ("none", VIEWS, ORIGINAL)
 
 STOCK, LIGER_STYLE, LRK = "stock", "liger-style", "lrk"
 IMPLEMENTATIONS = {

@@ -23,7 +23,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from lrk.hf import patch
 from lrk.hf.architectures import architecture_of
 from lrk.hf.backends import LRK as LRK_ATTENTION
-from lrk.hf.distillation import Distillation, TeacherHead, last_hidden, short_context
+from lrk.hf.distillation import (
+    ORIGINAL,
+    VIEWS,
+    Distillation,
+    TeacherHead,
+    last_hidden,
+    short_context,
+)
 from lrk.hf.groups import layer_groups
 from lrk.hf.sequence_split import split_batch
 from lrk.hf.sinks import check_sinks
@@ -55,7 +62,7 @@ from lrk.plan.ledger import (
 )
 from lrk.plan.optimizers import LowBit, low_bit_states, make_optimizer, make_states
 from lrk.plan.prices import prices_on
-from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, ORIGINAL, VIEWS, Settings
+from lrk.plan.settings import IMPLEMENTATIONS, LOW_BIT, LRK, Settings
 from lrk.plan.sharding import VIEWS as VIEW_WARNINGS
 from lrk.plan.sharding import as_one_of, shard, silenced, unreduced_gradients
 from lrk.plan.traffic import KEYS, PARAMETERS, check_seen, traffic

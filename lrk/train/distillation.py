@@ -23,11 +23,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lrk.hf import patch
-from lrk.hf.distillation import Distillation, TeacherHead, last_hidden, short_context
+from lrk.hf.distillation import (
+    NONE,
+    ORIGINAL,
+    Distillation,
+    TeacherHead,
+    last_hidden,
+    short_context,
+)
 from lrk.hf.sequence_split import split_batch
 from lrk.recipe.collate import IGNORE_INDEX
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.arguments.distillation import NONE, ORIGINAL
 from lrk.train.finite import SAMPLE_INDICES
 from lrk.train.sequence_parallel import SequenceParallelSteps
 

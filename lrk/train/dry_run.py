@@ -9,6 +9,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from lrk.hf.backends import LRK
+from lrk.hf.distillation import NONE
 from lrk.plan import Settings, plan
 from lrk.plan.command import description
 from lrk.plan.settings import IMPLEMENTATIONS, OPTIMIZERS
@@ -18,7 +19,6 @@ from lrk.recipe.placement import PlacedSample
 from lrk.rope_scaling import rope_description
 from lrk.train import run_folder
 from lrk.train.arguments import ATTENTION, LONGCE, LrkTrainingArguments
-from lrk.train.arguments.distillation import NONE
 from lrk.train.arguments.evaluation import evenly_spaced
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.disk_space import check_disk_space

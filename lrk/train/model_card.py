@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 from transformers import PretrainedConfig
 
+from lrk.hf.distillation import NONE
 from lrk.merge.rules import Rule
 from lrk.rope_scaling import rope_description
 from lrk.train.arguments import PLAIN, LrkTrainingArguments
-from lrk.train.arguments.distillation import NONE
 from lrk.train.engine import engine_of
 from lrk.train.new_distances import NewDistances
 from lrk.train.steps import samples_a_step

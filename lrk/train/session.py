@@ -14,6 +14,7 @@ from lrk import atomic
 from lrk.env import environment
 from lrk.hf import patch
 from lrk.hf.backends import installed_attention
+from lrk.hf.distillation import ORIGINAL
 from lrk.lock import locked
 from lrk.recipe import (
     Samples,
@@ -31,7 +32,6 @@ from lrk.recipe.upsample import length_upsampled
 from lrk.share import Share, local_share
 from lrk.train import identity, run_folder
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.arguments.distillation import ORIGINAL
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.collective import raised_by_all
 from lrk.train.disk_space import check_disk_space

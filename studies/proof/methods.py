@@ -18,9 +18,12 @@ POWER = 0.5
 """Of the temperature: see `temperature` and docs/proof.md."""
 
 
-def temperature(reach: float, power: float = POWER) -> float:
-    """Of attention in training on SHORT tokens: log(reach * TARGET) / log(SHORT), to a power."""
-    return (math.log(reach * TARGET) / math.log(SHORT)) ** power
+def temperature(
+    reach: float, power: float = POWER, target: int = TARGET, length: int = SHORT
+) -> float:
+    """Of attention in training on samples of a length: log(reach * target) / log(length), to a
+    power."""
+    return (math.log(reach * target) / math.log(length)) ** power
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lrk
-from lrk.hf.distillation import Distillation
+from lrk.hf.distillation import Distillation, last_hidden
 from lrk.rope_factors import RopeFactors
 from lrk.rope_scaling import RopePlan
 from lrk.train.extension import extend
@@ -165,7 +165,7 @@ class _Optimizer:
     @torch.no_grad()
     def _in_order(self, batch: Batch) -> Tensor:
         """(B, S, H): the last hidden states of the samples in ordinary positions."""
-        return self.model.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        return last_hidden(self.model, {"input_ids": batch.input_ids})
 
 
 def placed(method: Method, batch: int, generator: Generator) -> Tensor:

@@ -1,11 +1,10 @@
 """The ways of extending a model's window that the study compares."""
 
-import math
 from dataclasses import dataclass
 
 from lrk import positions
 from lrk.positions import Sampler
-from studies.proof.methods import POWER, REACH
+from studies.proof.methods import REACH, temperature
 from studies.real_text.scale import Scale
 
 CONTIGUOUS_SHARE = 0.3
@@ -47,7 +46,10 @@ BEST = "PoSE + reach + temperature"
 
 def methods(scale: Scale) -> tuple[Method, ...]:
     """In the order in which they are run."""
-    short, spread = scale.short, (REACH, temperature(REACH, scale))
+    short = scale.short
+    # Reach and power are those that `studies.proof.selection` chose on random tokens.
+    near, far = (temperature(reach, target=scale.target, length=short) for reach in (1, REACH))
+    spread = (REACH, far)
     return (
         Method("nothing", rope=False),
         Method("nothing, its window alone", rope=False, within=True),
@@ -55,17 +57,12 @@ def methods(scale: Scale) -> tuple[Method, ...]:
         Method("short training", scale.window),
         Method("full length", scale.target),
         Method(BEST, short, positions.pose, *spread),
-        Method("LongRecipe + temperature", short, positions.longrecipe, 1, temperature(1, scale)),
+        Method("LongRecipe + temperature", short, positions.longrecipe, 1, near),
         Method(f"{BEST}, a third of the tokens", short, positions.pose, *spread, share=0.3),
         Method(f"{BEST} + views", short, positions.pose, *spread, views=1.0),
         Method("PoSE", short, positions.pose),
         Method("LongRecipe + reach + temperature", short, positions.longrecipe, *spread),
     )
-
-
-def temperature(reach: float, scale: Scale) -> float:
-    """Of attention in training on short samples, as `studies.proof` has chosen it."""
-    return (math.log(reach * scale.target) / math.log(scale.short)) ** POWER
 
 
 def samples_a_step(method: Method, scale: Scale) -> int:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lrk.hf.distillation import NONE, ORIGINAL, TEACHERS, VIEWS
 from lrk.hf.sdpa import IMPLEMENTATION as SDPA
 from lrk.train.arguments.argument import help_text
 from lrk.train.engine import Engine
@@ -11,8 +12,6 @@ from lrk.train.nearest import require_one_of
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
-
-NONE, VIEWS, ORIGINAL = TEACHERS = ("none", "views", "original")
 
 
 @dataclass
