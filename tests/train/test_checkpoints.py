@@ -98,7 +98,7 @@ def test_rotation_deletes_the_smallest_steps_and_keeps_what_it_is_told(tmp_path)
 
 def test_a_run_that_is_killed_while_it_saves_ends_with_the_same_weights(tmp_path):
     """One of the kills of `python -m studies.kill_and_resume`."""
-    trial = Study(tmp_path, seed=0, start_method="fork").trial(0, "saving")
+    trial = Study(tmp_path, seed=0).trial(0, "saving")
     assert trial.faults == []
 
 

@@ -460,7 +460,7 @@ def test_presets(name):
 
 def test_a_run_that_is_killed_in_every_stage_ends_with_the_same_weights(tmp_path):
     """One of the runs of `python -m studies.kill_and_resume_stages`."""
-    trial = StagedStudy(tmp_path, seed=0, start_method="fork").trial(0)
+    trial = StagedStudy(tmp_path, seed=0).trial(0)
     assert len(trial.killed) == 3
     assert trial.faults == []
 
