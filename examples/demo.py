@@ -18,7 +18,6 @@ import json
 import time
 from pathlib import Path
 
-import matplotlib
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -28,13 +27,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 import lrk
 from examples import standard_library
 from examples.smollm2 import load_smollm2
+from lrk.peak_memory import peak_memory_gib
+from lrk.picture import GREY, faint, label_lines, new_picture
 from lrk.recipe import Collator, PlacedSamples, Placement, Samples, tokenize
 from lrk.train import LrkTrainingArguments, build_trainer, run
 from lrk.train.extension import extend
-from lrk.train.telemetry import peak_memory_gib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 
 TARGET = 131_072
 SAMPLE = 1_024
@@ -146,19 +143,22 @@ def report(losses: dict[str, Losses], folder: Path) -> None:
         print(f"trained at {length:,}: {difference:+.3f} nats against the control at {SAMPLE:,}")
 
 
-def draw(losses: dict[str, Losses], path: Path) -> None:
+def draw(losses: dict[str, Losses], picture: Path) -> None:
     """Loss over simulated length, one line a model."""
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, row in losses.items():
-        axes.plot([LENGTHS.index(x) for x in row], list(row.values()), marker="o", label=name)
-    axes.set_xticks(range(len(LENGTHS)), [f"{length:,}" for length in LENGTHS])
-    axes.set_xlabel(f"simulated length in positions ({SAMPLE:,} real tokens)")
-    axes.set_ylabel("held-out loss in nats a token")
-    axes.set_title("SmolLM2-135M, extended from 8,192 to 131,072 positions")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    colours = {"trained": "C0", "untouched": "C1"}
+    title = "SmolLM2-135M, extended from 8,192 to 131,072 positions"
+    with new_picture(picture, 6, 4, title) as figure:
+        axes = figure.add_subplot()
+        for name, row in losses.items():
+            places = [LENGTHS.index(length) for length in row]
+            axes.plot(places, [*row.values()], "o-", color=colours.get(name, GREY), label=name)
+        axes.set_xticks(range(len(LENGTHS)), [f"{length:,}" for length in LENGTHS])
+        axes.set(
+            xlabel=f"simulated length in positions ({SAMPLE:,} real tokens)",
+            title="held-out loss in nats a token",
+        )
+        axes.grid(axis="y", color=faint())
+        label_lines(axes)
 
 
 if __name__ == "__main__":

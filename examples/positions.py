@@ -5,15 +5,16 @@ each distance, beside a text of full length; what is at 0 is never trained.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
 from torch import Generator, Tensor
 
 from lrk import positions
+from lrk.picture import faint, light_and_dark, new_picture
 
 PICTURE = Path(__file__).parents[1] / "docs" / "positions.png"
 TARGET, TOKENS, SENTENCE = 4096, 1228, 24
@@ -22,23 +23,27 @@ SAMPLES_SHOWN, SAMPLES_COUNTED, BINS = 12, 400, 64
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw what each position sampler does.")
-    parser.add_argument("--output", type=Path, default=PICTURE, help="the PNG to write")
-    output = parser.parse_args().output
-    figure = Figure(figsize=(11, 11), layout="constrained")
-    FigureCanvasAgg(figure)
-    rows = figure.subplots(
-        len(positions.SAMPLERS), 2, sharex="col", width_ratios=(2, 1), squeeze=False
-    )
-    for (left, right), method in zip(rows, positions.SAMPLERS, strict=True):
-        samples = draw(method)
-        draw_places(left, samples[:SAMPLES_SHOWN])
-        draw_distances(right, samples)
-        left.set_title(method, loc="left", fontsize=10)
-    left.set(xlabel=f"position in a target of {TARGET:,}, for {TOKENS:,} tokens")
-    right.set(xlabel="distance of two tokens")
-    rows[0, 1].legend(fontsize=8)
-    figure.savefig(output, dpi=90)
-    print(output)
+    parser.add_argument("--output", type=Path, default=PICTURE, help="the PNG to write, for light")
+    samples = {method: draw(method) for method in positions.SAMPLERS}
+    for picture in light_and_dark(parser.parse_args().output):
+        draw_samplers(samples, picture)
+        print(picture)
+
+
+def draw_samplers(samples: Mapping[str, list[Tensor]], picture: Path) -> None:
+    """A row for each sampler: some of its samples, and its distances."""
+    with new_picture(picture, 7, 10, dpi=120) as figure:
+        rows = figure.subplots(len(samples), 2, sharex="col", width_ratios=(2, 1), squeeze=False)
+        for (left, right), (method, drawn) in zip(rows, samples.items(), strict=True):
+            draw_places(left, drawn[:SAMPLES_SHOWN])
+            draw_distances(right, drawn)
+            left.set_title(method, weight="bold")
+        left.set(xlabel=f"position in a target of {TARGET:,}, for {TOKENS:,} tokens")
+        right.set(xlabel="distance of two tokens")
+        rows[0, 1].set_title("pairs; grey: full length")
+        for axes in (left, right):
+            axes.set_xticks((0, TARGET // 2, TARGET), ["0", f"{TARGET // 2:,}", f"{TARGET:,}"])
+            axes.get_xticklabels()[-1].set_horizontalalignment("right")
 
 
 def draw(method: str) -> list[Tensor]:
@@ -53,13 +58,16 @@ def draw(method: str) -> list[Tensor]:
 
 
 def draw_places(axes: Axes, samples: list[Tensor]) -> None:
-    """One line for each sample, dark where it has tokens."""
+    """One line for each sample, in colour where it has tokens."""
     occupied = torch.zeros(len(samples), TARGET)
     for row, sample in zip(occupied, samples, strict=True):
         row[sample] = 1
     occupied = occupied.repeat_interleave(5, 0)
     occupied[4::5] = 0  # a gap between lines
-    axes.imshow(occupied, aspect="auto", cmap="Blues", interpolation="antialiased", vmax=1.2)
+    occupied = occupied.view(len(occupied), -1, 2).mean(-1)  # as fine as the picture
+    colour = torch.tensor(to_rgb("C0")).expand(*occupied.shape, 3)
+    image = torch.cat([colour, occupied[..., None]], -1).numpy()
+    axes.imshow(image, aspect="auto", extent=(0, TARGET, 0, 1), interpolation="antialiased")
     axes.set(yticks=[])
 
 
@@ -68,10 +76,11 @@ def draw_distances(axes: Axes, samples: list[Tensor]) -> None:
     centres = (torch.arange(BINS) + 0.5) * TARGET / BINS
     full = pairs_by_distance(torch.arange(TARGET))
     pairs = torch.stack([pairs_by_distance(sample) for sample in samples]).mean(0)
-    axes.fill_between(centres, full.view(BINS, -1).mean(1), color="0.9", label="full length")
-    axes.plot(centres, pairs.view(BINS, -1).mean(1), label="sampler")
+    axes.fill_between(centres, full.view(BINS, -1).mean(1), color=faint(), linewidth=0)
+    axes.plot(centres, pairs.view(BINS, -1).mean(1))
     axes.set_yscale("symlog", linthresh=1)
-    axes.set(ylim=(0, 2 * TARGET), ylabel="pairs")
+    axes.set(xlim=(0, TARGET), ylim=(0, 2 * TARGET))
+    axes.set_yticks((0, 1, 1000), ["0", "1", "1,000"])
 
 
 def pairs_by_distance(sample: Tensor) -> Tensor:

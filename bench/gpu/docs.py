@@ -10,17 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
 from bench.gpu.aims import aims
 from bench.gpu.results import Results, results_in
 from bench.gpu.row import BACKWARD, BOTH, FORWARD, Row
 from bench.gpu.summary import Directions, by_shape, correctness
 from bench.gpu.tiles import Timed, best
-from lrk.atomic import atomic_file, write_text
+from lrk.atomic import write_text
+from lrk.picture import faint, light_and_dark, new_picture
 from studies.real_model.figures import draw as draw_study
 from studies.real_model.report import markdown as markdown_of_study
 from studies.real_model.results import read as read_study
@@ -208,29 +204,31 @@ _SECTIONS = {
 }
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(results: Results, picture: Path) -> None:
     """TFLOP/s of attention, forward and backward, a bar a provider."""
     rows = [row for row in results.rows["kernels"] if row.op == "attention" and row.tflop_per_s]
     shapes = list(dict.fromkeys(_shape(row) for row in rows))
     providers = list(dict.fromkeys(row.provider for row in rows))
-    figure, panels = pyplot.subplots(2, 1, figsize=(10, 8), layout="constrained", sharex=True)
-    for direction, axes in zip((FORWARD, BACKWARD), panels, strict=True):
-        for index, provider in enumerate(providers):
-            found = {
-                _shape(row): row.tflop_per_s
-                for row in rows
-                if (row.provider, row.direction) == (provider, direction)
-            }
-            places = [place + 0.8 * index / len(providers) for place in range(len(shapes))]
-            heights = [found.get(shape) or 0.0 for shape in shapes]
-            axes.bar(places, heights, 0.8 / len(providers), align="edge", label=provider)
-        axes.set_ylabel(f"{direction}, TFLOP/s")
-        axes.grid(axis="y", alpha=0.3)
-    panels[1].set_xticks([place + 0.4 for place in range(len(shapes))], shapes, fontsize=7)
-    panels[0].legend(ncols=4, fontsize=8)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
+    height = 0.8 / len(providers)
+    with new_picture(picture, 6, 2.0 + 1.1 * len(shapes), "Attention, TFLOP/s") as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        for direction, axes in zip((FORWARD, BACKWARD), panels, strict=True):
+            for index, provider in enumerate(providers):
+                found = {
+                    _shape(row): row.tflop_per_s
+                    for row in rows
+                    if (row.provider, row.direction) == (provider, direction)
+                }
+                places = [place + height * (index - 0.5) for place in range(len(shapes))]
+                reached = [found.get(shape) or 0.0 for shape in shapes]
+                axes.barh(places, reached, height, align="edge", label=provider)
+            axes.set_title(direction)
+            axes.grid(axis="x", color=faint())
+            axes.tick_params(axis="y", length=0)
+        panels[0].set_yticks(range(len(shapes)), shapes)
+        panels[0].invert_yaxis()
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, handlelength=1)
 
 
 def _shape(row: Row) -> str:
@@ -246,7 +244,8 @@ def _draw_card(card: Card, docs: Path) -> list[Path]:
     drawn = []
     if "kernels" in card.results.rows:
         drawn.append(folder / "attention.png")
-        draw(card.results, drawn[-1])
+        for picture in light_and_dark(drawn[-1]):
+            draw(card.results, picture)
     if card.study is not None:
         drawn += draw_study(card.study, folder)
     return [path.relative_to(docs) for path in drawn]

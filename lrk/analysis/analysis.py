@@ -48,6 +48,7 @@ class Analysis:
         texts: (V,) texts of the vocabulary.
         table: the impactful types, as `TABLE` holds them.
         summary: numbers about all tokens, as `SUMMARY` holds them.
+        arguments: what was asked.
     """
 
     folder: Path
@@ -55,6 +56,7 @@ class Analysis:
     texts: list[str]
     table: ImpactfulTokens
     summary: dict[str, Any]
+    arguments: AnalysisArguments
 
     def report(self) -> str:
         """A few lines for the terminal."""
@@ -72,6 +74,8 @@ class Analysis:
                 self.summary["parts_of_speech"].items(), key=lambda item: -item[1]["lift"]
             )
             lines.append("lift: " + ", ".join(f"{tag} {row['lift']:.2f}" for tag, row in parts))
+        elif self.arguments.parts_of_speech is None:
+            lines.append(f"parts of speech are not counted: {self.arguments.no_tagger}")
         lines.append("leading types (count, lift):")
         leading = zip(self.types.token_ids, self.types.count, self.types.lift, strict=True)
         for token, count, lift in list(leading)[:_SHOWN]:
@@ -109,7 +113,7 @@ def _analyze(
 
     rows = Computed(folder / ROWS, arguments, texts)
     ids = rows.of("input_ids", np.int32, lambda index: texts.input_ids(index).numpy())
-    tags = _tags(rows, ids, vocabulary, arguments) if arguments.parts_of_speech else None
+    tags = _tags(rows, ids, vocabulary, arguments) if arguments.counts_parts_of_speech else None
     extended = arguments.extended
     if arguments.extend_steps:
         extended = str(train_extended(arguments, config))
@@ -127,7 +131,7 @@ def _analyze(
     chosen = types.impactful(arguments.min_lift, arguments.min_count)
     types.write(folder / TYPES, vocabulary, chosen)
     title = f"{Path(arguments.model).name}: {_method(arguments)}"
-    draw_token_types(types, vocabulary, chosen, title, folder / TYPES_FIGURE)
+    draw_token_types(types, vocabulary, chosen, arguments.min_lift, title, folder / TYPES_FIGURE)
     if tags is not None:
         draw_parts_of_speech(parts, TAGS, title, folder / PARTS_FIGURE)
     if len(chosen) == 0:
@@ -142,7 +146,7 @@ def _analyze(
     record = summary | {"environment": environment(sys.argv)}
     write_text(folder / SUMMARY, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / TABLE, table.to_json())
-    return Analysis(folder, types, vocabulary, table, summary)
+    return Analysis(folder, types, vocabulary, table, summary, arguments)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from lrk.positions import SAMPLERS
 from lrk.pretrained import default_device
 from lrk.train.arguments import DTYPES
 from lrk.train.nearest import require_one_of
+from lrk.versions import pip_install
 
 # How an analysis is started, not what it finds: left out of what is stored.
 _ACTIONS = frozenset({"output_dir", "overwrite_output_dir", "device"})
@@ -79,8 +80,11 @@ class AnalysisArguments:
     short_stride: int = field(
         default=SHORT_STRIDE, metadata=_help("without extended: tokens between short contexts")
     )
-    parts_of_speech: bool = field(
-        default=True, metadata=_help("also count parts of speech (English, by spaCy)")
+    parts_of_speech: bool | None = field(
+        default=None,
+        metadata=_help(
+            "also count parts of speech (English, by spaCy; default: where it is installed)"
+        ),
     )
     spacy_model: str = field(default=SPACY_MODEL, metadata=_help("pipeline of spaCy that tags"))
 
@@ -118,13 +122,27 @@ class AnalysisArguments:
         require_one_of("position_method", self.position_method, SAMPLERS)
         require_one_of("dtype", self.dtype, DTYPES)
         self._check_extension()
-        if self.parts_of_speech:
-            self._check_spacy()
+        if self.parts_of_speech and self.no_tagger is not None:
+            raise ValueError(f"parts_of_speech is True, but {self.no_tagger}")
 
     @property
     def compares_models(self) -> bool:
         """Whether two models are compared, and not one with itself on short contexts."""
         return self.extended is not None or self.extend_steps > 0
+
+    @property
+    def counts_parts_of_speech(self) -> bool:
+        """Whether parts of speech are counted: as asked, or else where spaCy is installed."""
+        return self.no_tagger is None if self.parts_of_speech is None else self.parts_of_speech
+
+    @property
+    def no_tagger(self) -> str | None:
+        """Why parts of speech cannot be counted here, and what to install; None if they can be."""
+        for module in ("spacy", self.spacy_model):
+            if importlib.util.find_spec(module) is None:
+                needed = pip_install("spacy", SPACY_MODEL.replace("_", "-"))
+                return f"{module} is not installed; `{needed}` brings what tags English"
+        return None
 
     def _check_numbers(self) -> None:
         for name in ("samples", "short_context", "short_stride", "min_count"):
@@ -165,14 +183,6 @@ class AnalysisArguments:
                 f"target_length is {self.target_length} without extended; short contexts are cut "
                 "from texts with ordinary positions"
             )
-
-    def _check_spacy(self) -> None:
-        for module in ("spacy", self.spacy_model):
-            if importlib.util.find_spec(module) is None:
-                raise ValueError(
-                    f"parts_of_speech needs {module}, which is not installed: pip install "
-                    "'lrk[analysis]', or --parts_of_speech false"
-                )
 
     def to_dict(self) -> dict[str, Any]:
         """What is analyzed, as JSON takes it."""

@@ -1,8 +1,6 @@
-"""The command `lrk-data analyze`, also `python -m lrk.analysis`."""
+"""The command `lrk-data analyze`."""
 
-import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -11,13 +9,23 @@ from transformers.hf_argparser import string_to_bool
 from lrk.analysis.analysis import analyze
 from lrk.analysis.arguments import AnalysisArguments
 from lrk.command import run_command
-from lrk.train.parser import underscored
+
+# The first of each subject's arguments, which follow one another.
+_SUBJECTS = {
+    "model": "models and documents",
+    "length": "samples",
+    "top_share": "what counts",
+    "extend_steps": "a brief extension",
+    "dtype": "run",
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """One option for each of `AnalysisArguments`."""
     hints = get_type_hints(AnalysisArguments)
     for item in fields(AnalysisArguments):
+        if item.name in _SUBJECTS:
+            group = parser.add_argument_group(_SUBJECTS[item.name])
         hint = hints[item.name]
         kind = next((part for part in get_args(hint) if part is not type(None)), hint)
         default = item.default if item.default is not MISSING else []
@@ -30,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         elif kind is bool:
             options = {"type": string_to_bool, "nargs": "?", "const": True}
         required = item.name in ("model", "data", "output_dir")
-        parser.add_argument(
+        group.add_argument(
             f"--{item.name}", default=default, required=required,
             help=text.replace("%", "%%"), **options,
         )  # fmt: skip
@@ -45,15 +53,3 @@ def run(namespace: Namespace) -> int:
         return 0
 
     return run_command("lrk-data analyze", report, "run it again to go on where it was")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m lrk.analysis --model H --data ... --output_dir ...`."""
-    parser = ArgumentParser(
-        prog="lrk-data analyze",
-        description="Find the token types that gain from a longer window.",
-        allow_abbrev=False,
-    )
-    add_arguments(parser)
-    words = sys.argv[1:] if argv is None else argv
-    return run(parser.parse_args([underscored(word) for word in words]))

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from transformers import PreTrainedModel
 
 from lrk.analysis.arguments import AnalysisArguments
@@ -15,6 +13,7 @@ from lrk.analysis.rows import Rows
 from lrk.analysis.scores import token_logits
 from lrk.eval.longppl import find_key_tokens
 from lrk.pretrained import fingerprint_weights
+from lrk.progress import tracked
 from lrk.sealed import read_sealed, write_sealed
 
 _WEIGHTS = ".weights"  # fingerprint of the model that fills the rows of a file
@@ -37,8 +36,7 @@ class Computed:
         """(N, S): row `index` of it is `row(index)`."""
         rows = Rows(self._folder / name, self._texts.length, dtype)
         missing = range(len(rows), len(self._texts))
-        console = Console(stderr=True)
-        for index in track(missing, name, console=console, disable=not console.is_terminal):
+        for index in tracked(missing, name, len(missing)):
             rows.append(row(index))
         return rows.array()
 

@@ -43,7 +43,7 @@ def summarize(
         "weights": weights,
         "digits": _row(float(counts.share[digits].sum()), float(counts.top_share[digits].sum())),
     }
-    if arguments.parts_of_speech:
+    if arguments.counts_parts_of_speech:
         found["parts_of_speech"] = {
             tag: _row(float(share), float(top))
             for tag, share, top in zip(TAGS, parts.share, parts.top_share, strict=True)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from lrk.analysis.counts import Counts
 from lrk.atomic import atomic_file
-
-_Z = 1.96
+from lrk.wilson import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def token_types(counts: Counts, gain: NDArray[np.float64] | None = None) -> Toke
     count, top_count = counts.count[ids], counts.top_count[ids]
     share = counts.top_count.sum() / max(counts.count.sum(), 1)
     scale = 1 / share if share else 0.0
-    low = scale * wilson_lower(top_count, count)
+    low = scale * wilson_interval(top_count, count)[0]
     order = np.lexsort((ids, -count, -low))
     return TokenTypes(
         token_ids=ids[order],
@@ -79,11 +78,3 @@ def token_types(counts: Counts, gain: NDArray[np.float64] | None = None) -> Toke
         lift=(scale * top_count / count)[order],
         lift_low=low[order],
     )
-
-
-def wilson_lower(hits: NDArray, trials: NDArray, z: float = _Z) -> NDArray[np.float64]:
-    """Lower end of the Wilson score interval of a probability (Wilson 1927)."""
-    p, n = hits / trials, trials.astype(np.float64)
-    centre = p + z * z / (2 * n)
-    margin = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return np.clip((centre - margin) / (1 + z * z / n), 0.0, p)  # but for rounding it is below p

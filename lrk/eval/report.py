@@ -8,7 +8,14 @@ from typing import Any
 from lrk.atomic import write_text
 from lrk.eval.arguments import EvalArguments
 from lrk.eval.cells import LM_EVAL, ResultFolder
-from lrk.eval.heatmap import BIN_MIDDLES, binned, draw_heat_map, draw_loss_by_position
+from lrk.eval.heatmap import (
+    BIN_MIDDLES,
+    DEPTH_BINS,
+    binned,
+    draw_heat_map,
+    draw_loss_by_position,
+    draw_scores,
+)
 from lrk.eval.score import EFFECTIVE, effective_length
 from lrk.eval.tasks import GRID, TASKS
 
@@ -178,10 +185,15 @@ def _without_trials(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def _draw(folder: ResultFolder, model: str, cells: Cells) -> None:
     for task in TASKS:
-        scores = _by_depth(cell for cell in cells if cell["task"] == task)
-        if scores:
-            depths = {depth for _, depth in scores} if task == GRID else BIN_MIDDLES
-            draw_heat_map(scores, [*depths], f"{task}\n{model}", folder.path / f"{task}.png")
+        asked = [cell for cell in cells if cell["task"] == task]
+        scores = _by_depth(asked)
+        title, picture = f"{task}, {model}", folder.path / f"{task}.png"
+        if task == GRID and scores:
+            draw_heat_map(scores, sorted({depth for _, depth in scores}), title, picture)
+        elif scores and len(scores) == len({cell["length"] for cell in asked}) * DEPTH_BINS:
+            draw_heat_map(scores, BIN_MIDDLES, title, picture)
+        elif scores:  # Too few trials to say where in a text they fail.
+            draw_scores({cell["length"]: _trial_scores(cell) for cell in asked}, title, picture)
     curves = {
         cell["length"]: [
             ((part["start"] + part["stop"]) / 2, part["loss"]) for part in cell["result"]["bins"]
@@ -202,7 +214,10 @@ def _by_depth(cells: Iterable[Mapping[str, Any]]) -> dict[tuple[int, float], flo
             found[cell["length"], cell["depth"]] = cell["result"]["score"]
         elif trials[0]["depth"] is not None:
             depths = [trial["depth"] for trial in trials]
-            values = [100 * trial["score"] for trial in trials]
-            for depth, value in binned(depths, values).items():
+            for depth, value in binned(depths, _trial_scores(cell)).items():
                 found[cell["length"], depth] = value
     return found
+
+
+def _trial_scores(cell: Mapping[str, Any]) -> list[float]:
+    return [100 * trial["score"] for trial in cell["result"]["trials"]]

@@ -3,50 +3,73 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from lrk.picture import ink, new_picture
+from lrk.plan.gpus import GPUS
 from lrk.plan.ledger import DEVICE_PARTS, Usage
 from lrk.plan.planner import GIB, Plan
 
+# What stays through a step is blue, what a step comes to hold is orange and red, the rest grey.
 COLOURS = {
-    "weights": "#4477aa",
-    "gradients": "#66ccee",
-    "optimizer": "#228833",
-    "saved_activations": "#ccbb44",
-    "recomputation": "#ee6677",
-    "attention_workspace": "#aa3377",
-    "loss_workspace": "#bbbbbb",
-    "temporary": "#777777",
-    "gathered": "#332288",
+    "weights": "#0072B2",
+    "gradients": "#56B4E9",
+    "optimizer": "#A6D8F0",
+    "saved_activations": "#E69F00",
+    "recomputation": "#F0E442",
+    "attention_workspace": "#CC79A7",
+    "loss_workspace": "#D55E00",
+    "temporary": "#8c8c8c",
+    "gathered": "#009E73",
 }
+NAMES = {"lrk": "lrk", "liger-style": "Liger's way", "stock": "stock\ntransformers"}
 
 
 def draw_plan(plan: Plan, file: Path) -> None:
     """One bar for the fullest instant of each phase of a step."""
-    _draw(plan.phases, f"{plan.model}, {plan.settings.length:,} tokens, traced", file)
+    title = (
+        f"{plan.model}, {plan.settings.length:,} tokens: {plan.peak_gib:.1f}\u00a0GiB at the peak"
+    )
+    _draw(plan.phases, plan.settings.gpu, title, file)
 
 
 def draw_comparison(plans: Mapping[str, Plan], file: Path) -> None:
     """One bar for the peak of each plan."""
-    some = next(iter(plans.values()))
-    title = f"{some.model}, {some.settings.length:,} tokens, peak, traced"
-    _draw({name: plan.peak for name, plan in plans.items()}, title, file)
+    first = next(iter(plans.values()))
+    peaks = [plan.peak_gib for plan in plans.values()]
+    title = (
+        f"A training step of {first.model} on {first.settings.length:,} tokens: "
+        f"{min(peaks):.0f}\u00a0GiB, not {max(peaks):.0f}"
+    )
+    bars = {NAMES.get(name, name): plan.peak for name, plan in plans.items()}
+    _draw(bars, first.settings.gpu, title, file)
 
 
-def _draw(bars: Mapping[str, Usage], title: str, file: Path) -> None:
-    from lrk.picture import new_figure, save_figure
-
-    figure = new_figure(9, 0.9 + 0.45 * len(bars))
-    axes = figure.add_subplot()
-    names = list(bars)
-    left = [0.0] * len(bars)
-    for part in DEVICE_PARTS:
-        sizes = [usage.parts[part] / GIB for usage in bars.values()]
-        axes.barh(names, sizes, left=left, label=part.replace("_", " "), color=COLOURS[part])
-        left = [start + size for start, size in zip(left, sizes, strict=True)]
-    for row, total in enumerate(left):
-        axes.text(total, row, f" {total:.1f}", va="center")
-    axes.invert_yaxis()
-    axes.set_xlim(0, max(left) * 1.1)
-    axes.set_xlabel("GiB")
-    axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=4, frameon=False)
-    save_figure(figure, file, dpi=150)
+def _draw(bars: Mapping[str, Usage], gpu: str, title: str, file: Path) -> None:
+    with new_picture(file, 6, 2.6 + 0.42 * len(bars), title) as figure:
+        axes = figure.add_subplot()
+        names = list(bars)
+        left = [0.0] * len(bars)
+        for part in DEVICE_PARTS:
+            sizes = [usage.parts[part] / GIB for usage in bars.values()]
+            if max(sizes) < 0.005 * max(usage.total for usage in bars.values()) / GIB:
+                continue
+            axes.barh(names, sizes, 0.7, left, label=part.replace("_", " "), color=COLOURS[part])
+            left = [start + size for start, size in zip(left, sizes, strict=True)]
+        for row, usage in enumerate(bars.values()):
+            total = usage.total / GIB
+            axes.text(total, row, f" {total:.1f}", va="center", weight="bold")
+        axes.invert_yaxis()
+        widest = max(usage.total for usage in bars.values()) / GIB
+        axes.set_xlim(0, widest * 1.12)
+        if gpu in GPUS and GPUS[gpu].gib < widest * 1.12:
+            axes.axvline(GPUS[gpu].gib, color=ink(), linestyle="--", linewidth=1.2)
+            axes.annotate(
+                f"{gpu}: {GPUS[gpu].gib:.0f} GiB",
+                (GPUS[gpu].gib, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 3),
+                textcoords="offset points",
+                ha="center",
+            )
+        axes.set(xlabel="GiB at the peak, traced")
+        axes.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower center", ncols=3, handlelength=1, columnspacing=1.2)

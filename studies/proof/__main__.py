@@ -24,11 +24,8 @@ from studies.proof.factors import find_factors
 from studies.proof.methods import (
     COMPARED,
     DECODING,
-    FULL,
-    LONGRECIPE,
     OTHERS,
     PAIRS,
-    POSE,
     ROPE,
     Method,
 )
@@ -39,7 +36,6 @@ from studies.proof.task import TASKS
 BASE = 1
 """Not the pretrained model with which `studies.proof.selection` chooses."""
 SEEDS_OF_OTHERS = 3
-DRAWN = (FULL, LONGRECIPE, POSE, "LongRecipe", "PoSE", "short training")
 
 
 def main() -> None:
@@ -78,7 +74,7 @@ def _methods(arguments: argparse.Namespace, base: Path) -> str:
     parts = [*(f"{task}\n\n{table(rows, task)}" for task in TASKS), verdict(found)]
     text = "\n\n".join(parts)
     (arguments.output_dir / "table.md").write_text(text + "\n")
-    draw([row for row in rows if row["method"] in DRAWN], arguments.output_dir / "proof.png")
+    draw(rows, arguments.output_dir / "proof.png")
     return text
 
 

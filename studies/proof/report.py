@@ -1,4 +1,4 @@
-"""The study's table, verdict and pictures."""
+"""The study's table, verdict and picture."""
 
 import itertools
 import math
@@ -8,12 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
+import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
+from lrk.picture import heat_map, new_picture
+from studies.proof.methods import FULL, LONGRECIPE, POSE, SHORT, TARGET, WINDOW
 
-from lrk.atomic import atomic_file
+DRAWN = {
+    "nothing": "untouched",
+    "short training": f"{WINDOW} tokens\na sample",
+    "LongRecipe, stock transformers": "LongRecipe in stock\ntransformers",
+    "LongRecipe": "LongRecipe in lrk",
+    LONGRECIPE: "LongRecipe\n+ temperature",
+    POSE: "PoSE + reach\n+ temperature",
+    FULL: f"{TARGET:,} tokens\na sample",
+}
+"""Methods that the picture shows, from nothing to everything, and how it names them."""
 
 # Student's t at 97.5 %, by the number of seeds.
 _T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
@@ -165,33 +174,29 @@ def search_table(content: dict) -> str:
     )
 
 
-def draw(rows: list[dict], path: Path) -> None:
-    """By task, accuracy over length in a panel, and beside it by depth at twice the target."""
+def draw(rows: list[dict], picture: Path) -> None:
+    """A heat map of each task: methods from top to bottom, lengths from left to right, means.
+
+    Args:
+        rows: of the methods of `DRAWN` those that are there are drawn, and of others none.
+    """
     groups = grouped(rows)
+    methods = [name for name in DRAWN if name in groups]
     tasks = list(rows[0]["accuracy"])
-    figure, panels = pyplot.subplots(
-        len(tasks), 2, figsize=(12, 4.2 * len(tasks)), layout="constrained", sharey=True
+    title = (
+        f"Samples of {100 * SHORT / TARGET:.0f} % of the length come near full length; "
+        "LongRecipe's in stock transformers teach nothing"
     )
-    for (of_length, of_depth), task in zip(panels, tasks, strict=True):
-        lengths = list(rows[0]["accuracy"][task])
-        for number, (method, group) in enumerate(groups.items()):
-            style = {"color": f"C{number}", "label": method, "marker": "o", "capsize": 2}
-            points = [
-                interval([row["accuracy"][task][length] for row in group]) for length in lengths
+    with new_picture(picture, 6, 2.2 + 0.4 * len(methods), title) as figure:
+        panels = figure.subplots(1, len(tasks), sharey=True)
+        for axes, task in zip(panels, tasks, strict=True):
+            lengths = list(rows[0]["accuracy"][task])
+            means = [
+                [statistics.mean(row["accuracy"][task][n] for row in groups[name]) for n in lengths]
+                for name in methods
             ]
-            of_length.errorbar(range(len(lengths)), *zip(*points, strict=True), **style)
-            bins = zip(*(row["by_depth"][task][lengths[-1]] for row in group), strict=True)
-            means = [statistics.mean(each) for each in bins]
-            middles = [(n + 0.5) / len(means) for n in range(len(means))]
-            of_depth.plot(middles, means, color=f"C{number}", marker="o")
-        of_length.set_xticks(range(len(lengths)), [f"{int(length):,}" for length in lengths])
-        of_length.set_xlabel("length in tokens")
-        of_length.set_ylabel(f"{task}: share right")
-        of_depth.set_xlabel(f"where in the text it stands, at {int(lengths[-1]):,} tokens")
-        for panel in (of_length, of_depth):
-            panel.set_ylim(0, 1)
-            panel.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=8)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
+            named = [f"{int(length):,}" for length in lengths]
+            heat_map(axes, 100 * np.array(means), [DRAWN[name] for name in methods], named)
+            axes.tick_params(axis="x", labelsize=9)
+            axes.set_title(f"{task}, per cent right")
+        figure.supxlabel(f"tokens read (old window {WINDOW}, trained for {TARGET:,})", size=10.5)

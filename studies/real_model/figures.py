@@ -5,15 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
-from lrk.atomic import atomic_file
 from lrk.eval.heatmap import BIN_MIDDLES, binned
 from lrk.eval.tasks import GRID
+from lrk.picture import GREY, faint, heat_map, label_lines, light_and_dark, new_picture
 from studies.real_model.measurement import LOSSES, PASSKEY
+from studies.real_model.models import UNTOUCHED
 from studies.real_model.results import Record, cells
 
 ByPlace = dict[tuple[int, float], float]
@@ -24,14 +21,15 @@ def draw(results: Record, folder: Path) -> list[Path]:
     """PNG files: `real_model_loss`, `real_model_needles` and `real_model_passkeys`.
 
     Returns:
-        Those that there are results for.
+        Those that there are results for; the same for dark pages lie beside them.
     """
     measured = dict.fromkeys(record["model"] for record in results["measurements"])
     curves = {name: curve for name in measured if (curve := _curve(results, name))}
     drawn = []
     if curves:
         drawn.append(folder / "real_model_loss.png")
-        _draw_curves(curves, results["settings"]["window"], drawn[-1])
+        for picture in light_and_dark(drawn[-1]):
+            _draw_curves(curves, results["settings"]["window"], picture)
     pictures: dict[str, Callable[[Record, str], ByPlace]] = {
         "needles": _needles,
         "passkeys": _passkeys,
@@ -40,7 +38,8 @@ def draw(results: Record, folder: Path) -> list[Path]:
         panels = {name: found for name in measured if (found := places(results, name))}
         if panels:
             drawn.append(folder / f"real_model_{what}.png")
-            _draw_panels(panels, drawn[-1])
+            for picture in light_and_dark(drawn[-1]):
+                _draw_panels(panels, f"{what.capitalize()} found, per cent", picture)
     return drawn
 
 
@@ -80,62 +79,82 @@ def _passkeys(results: Record, name: str) -> ByPlace:
 
 
 def _draw_curves(
-    curves: Mapping[str, Sequence[tuple[float, float]]], window: int, path: Path
+    curves: Mapping[str, Sequence[tuple[float, float]]], window: int, picture: Path
 ) -> None:
-    figure = _figure(9, 5.5)
-    axes = figure.add_subplot()
-    for number, (name, points) in enumerate(curves.items()):
-        style = ("-", "--", ":")[number // 10 % 3]
-        positions, losses = zip(*points, strict=True)
-        axes.plot(positions, losses, style, marker=".", color=f"C{number % 10}", label=name)
-    axes.axvline(window, color="0.5", linestyle=":", label="window as published")
-    axes.set(xlabel="position in tokens", ylabel="held-out loss in nats a token")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    _save(figure, path)
+    others = iter(("C0", "C2", "C3", "C4", "C5"))
+    with new_picture(picture, 6, 4.4, "Held-out loss by position, nats a token") as figure:
+        axes = figure.add_subplot()
+        axes.axvline(window, color=GREY, linestyle=":")
+        axes.annotate(
+            "window as published",
+            (window, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="left",
+            color=GREY,
+        )
+        for name, points in curves.items():
+            colour = "C1" if name == UNTOUCHED.name else next(others, GREY)
+            axes.plot(*zip(*points, strict=True), color=colour, label=name)
+        axes.set(xlabel="position in tokens")
+        axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(axis="y", color=faint())
+        label_lines(axes)
 
 
-def _draw_panels(panels: Mapping[str, ByPlace], path: Path) -> None:
+def _draw_panels(panels: Mapping[str, ByPlace], title: str, picture: Path) -> None:
     """A heat map a model: lengths from left to right, depths from top to bottom."""
-    across = min(4, len(panels))
+    across = min(2, len(panels))
     down = -(-len(panels) // across)
     lengths = sorted({length for places in panels.values() for length, _ in places})
     depths = sorted({depth for places in panels.values() for _, depth in places})
     depths = [*BIN_MIDDLES] if set(depths) <= set(BIN_MIDDLES) else depths
-    figure = _figure(3.6 * across + 1, 3.0 * down + 0.6)
-    axes = np.atleast_1d(figure.subplots(down, across, squeeze=False)).flatten()
-    image = None
-    for panel, (name, places) in zip(axes, panels.items(), strict=False):
-        image = _draw_panel(panel, name, places, lengths, depths)
-    for panel in axes[len(panels) :]:
-        panel.set_axis_off()
-    assert image is not None
-    figure.colorbar(image, ax=list(axes), label="per cent found")
-    _save(figure, path)
+    with new_picture(picture, 6, 1.4 + (0.8 + 0.26 * len(depths)) * down, title) as figure:
+        axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flatten()
+        for panel, (name, places) in zip(axes, panels.items(), strict=False):
+            grid = np.full((len(depths), len(lengths)), np.nan)
+            for (length, depth), score in places.items():
+                grid[depths.index(depth), lengths.index(length)] = score
+            heat_map(panel, grid, [f"{depth:g} %" for depth in depths], _in_1024(lengths))
+            panel.set_title(name)
+        for panel in axes[len(panels) :]:
+            panel.set_axis_off()
+        for panel in axes[len(panels) - across : len(panels)]:  # Nothing is below them.
+            panel.tick_params(labelbottom=True)
+        figure.supxlabel(
+            "length in 1,024 tokens; from top to bottom: depth of the needle", size=10.5
+        )
 
 
-def _draw_panel(
-    axes: Axes, name: str, places: ByPlace, lengths: Sequence[int], depths: Sequence[float]
-) -> AxesImage:
-    grid = np.full((len(depths), len(lengths)), np.nan)
-    for (length, depth), score in places.items():
-        grid[depths.index(depth), lengths.index(length)] = score
-    axes.set_facecolor("0.85")
-    image = axes.imshow(grid, cmap="RdYlGn", vmin=0, vmax=100, aspect="auto")
-    axes.set_title(name, fontsize=8)
-    axes.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths], fontsize=7, rotation=45)
-    axes.set_yticks(range(len(depths)), [f"{depth:g} %" for depth in depths], fontsize=7)
-    for row, column in np.argwhere(~np.isnan(grid)):
-        axes.text(column, row, f"{grid[row, column]:.0f}", ha="center", va="center", fontsize=6)
-    return image
+def _in_1024(lengths: Sequence[int]) -> list[str]:
+    return [f"{length / 1024:.3g}" for length in lengths]
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+def draw_before_and_after(rows: Sequence[Record], window: int, picture: Path) -> None:
+    """A line a model, from its mean loss below the window to that beyond it, and its passkeys.
 
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    Args:
+        rows: `model`, `below`, `beyond` in nats a token, `passkeys` found of three.
+    """
+    title = f"Untouched, the model breaks beyond {window:,} tokens; extended, it does not"
+    with new_picture(picture, 6, 1.9 + 0.36 * len(rows), title) as figure:
+        axes = figure.add_subplot()
+        for place, row in enumerate(rows):
+            colour = "C1" if row["model"] == UNTOUCHED.name else "C0"
+            axes.plot((row["below"], row["beyond"]), (place, place), color=colour)
+            axes.plot(row["below"], place, "o", color=GREY)
+            axes.plot(row["beyond"], place, "o", color=colour, markersize=8)
+            axes.annotate(
+                f"{row['beyond']:.2f}; {row['passkeys']} of 3 passkeys",
+                (max(row["below"], row["beyond"]), place),
+                xytext=(9, 0),
+                textcoords="offset points",
+                va="center",
+                color=colour,
+            )
+        axes.invert_yaxis()
+        axes.set_yticks(range(len(rows)), [row["model"] for row in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel=f"loss in nats a token; grey: below {window:,}, in colour: beyond")

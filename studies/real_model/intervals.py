@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrk.analysis.token_types import wilson_lower
+from lrk.wilson import wilson_interval
 
 Z = 1.959964
 RESAMPLES = 10_000
@@ -21,9 +21,8 @@ def wilson(hits: float, trials: int) -> tuple[float, float]:
         hits: of the trials.
         trials: at least 1.
     """
-    found, missed, all_of_them = np.float64(hits), np.float64(trials - hits), np.float64(trials)
-    low, of_missed = (float(wilson_lower(each, all_of_them, Z)) for each in (found, missed))
-    return low, 1 - of_missed
+    low, high = wilson_interval(np.array(hits), np.array(trials), Z)
+    return float(low), float(high)
 
 
 class Ratio(NamedTuple):

@@ -1,17 +1,13 @@
 """Tables and picture of the results."""
 
-import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+from matplotlib.axes import Axes
 
-matplotlib.use("Agg")
-from matplotlib import pyplot
-
-from lrk.atomic import atomic_file
+from lrk.picture import GREY, ink, label_lines, new_picture
 from studies.proof.report import holm, interval
 from studies.real_text.differences import (
     Difference,
@@ -28,15 +24,13 @@ from studies.real_text.methods import BEST
 
 CONTROL = "short training"
 FULL_LENGTH = "full length"
-DRAWN = (
-    "theta only",
-    CONTROL,
-    FULL_LENGTH,
-    "PoSE",
-    BEST,
-    "nothing, its window alone",
-)
-"""Methods that the picture shows; the tables have all, and their intervals."""
+DRAWN = {
+    BEST: "skipped",
+    FULL_LENGTH: "full length",
+    "theta only": "untrained",
+    "nothing, its window alone": "window alone",
+}
+"""Methods that the picture has beside short training, and how it names them."""
 
 
 def report(content: dict) -> str:
@@ -188,26 +182,46 @@ def evidence(content: dict) -> tuple[dict[str, dict[str, Any]], dict[str, dict[s
     return rows, comparisons
 
 
-def draw(content: dict, path: Path) -> None:
-    """Loss by position, and names that are right by distance: a line a method."""
-    runs = {name: each for name, each in runs_by_method(content).items() if name in DRAWN}
+def draw(content: dict, picture: Path) -> None:
+    """By position and by distance: what each method changes beside short training.
+
+    Intervals are those of the tables of differences. "skipped" is the method of `BEST`; what is
+    grey trains nothing.
+    """
+    runs = runs_by_method(content)
     count = len(content["edges"]) - 1
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 4.8), layout="constrained")
-    for number, name in enumerate(name for name in DRAWN if name in runs):
-        style = {"color": f"C{number}", "linestyle": ":" if "alone" in name else "-"}
-        for axis, kind, unit in ((axes[0], loss_at, 1), (axes[1], share_right, 100)):
-            seeds = [by_seed(kind(n, n), runs[name]) for n in range(count)]
-            means = [unit * statistics.mean(each) for each in seeds]
-            axis.plot(range(count), means, marker="o", label=name, **style)
-    for axis, what, unit in (
-        (axes[0], "position", "loss, nats a token"),
-        (axes[1], "distance to the name's first place", "tokens of names right, per cent"),
-    ):
-        axis.set_xticks(range(count), _buckets(content["edges"]), fontsize=8)
-        axis.set_xlabel(f"{what}, tokens")
-        axis.set_ylabel(unit)
-        axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=8)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    pyplot.close(figure)
+    title = (
+        "On real text skipped positions keep up with full length, where short samples fall behind"
+    )
+    with new_picture(picture, 6, 7.2, title) as figure:
+        panels = figure.subplots(2, 1)
+        for axes, kind, unit, what in zip(
+            panels,
+            (loss_at, share_right),
+            (1, 100),
+            (
+                "loss by position: nats a token, minus short training",
+                "names by distance: points right, minus short training",
+            ),
+            strict=True,
+        ):
+            axes.plot((-0.1, count - 0.8), (0, 0), color=ink(), linewidth=1, label=CONTROL)
+            for number, (name, label) in enumerate(DRAWN.items()):
+                if name in runs:
+                    found = [
+                        difference(kind(n, n), runs[name], runs[CONTROL]) for n in range(count)
+                    ]
+                    colour = GREY if number > 1 else f"C{number}"
+                    _draw_differences(axes, found, unit, label, colour, 0.08 * (number - 1))
+            axes.set_title(what)
+            axes.set_xticks(range(count), [f"to {end:,}" for end in content["edges"][1:]])
+            label_lines(axes)
+
+
+def _draw_differences(
+    axes: Axes, found: Sequence[Difference], unit: float, label: str, colour: str, shift: float
+) -> None:
+    places = [place + shift for place in range(len(found))]
+    axes.plot(places, [unit * one.mean for one in found], "o-", color=colour, label=label)
+    lows, highs = ([unit * getattr(one, end) for one in found] for end in ("low", "high"))
+    axes.vlines(places, lows, highs, color=colour, linewidth=1.2)

@@ -19,7 +19,7 @@ from lrk import atomic, settings_folder
 from lrk.analysis import AnalysisArguments, analyze, computed
 from lrk.analysis import analysis as module
 from lrk.analysis import folder as module_of_folder
-from lrk.analysis.command import main
+from lrk.data.command import main
 from lrk.data.prepare import Preparation, prepare
 from lrk.eval import longppl
 from lrk.eval.longppl import find_key_tokens
@@ -245,7 +245,7 @@ def test_the_extended_model_is_made_by_a_short_stage(arguments, tmp_path):
 def test_parts_of_speech_are_counted(arguments, monkeypatch):
     monkeypatch.setattr(module, "Tagger", lambda *_: lambda ids: np.array(ids) % 5)
     made = arguments()
-    made.parts_of_speech = True  # after the check that spaCy is installed
+    made.parts_of_speech = True  # after the check that spaCy is there
     found = analyze(made)
     parts = found.summary["parts_of_speech"]
     assert sum(row["share"] for row in parts.values()) == pytest.approx(1)
@@ -253,13 +253,23 @@ def test_parts_of_speech_are_counted(arguments, monkeypatch):
     assert (found.folder / "parts_of_speech.png").stat().st_size > 0
 
 
+def test_parts_of_speech_are_left_out_with_a_note_without_spacy(arguments, options):
+    del options["parts_of_speech"]
+    found = analyze(arguments(spacy_model="no_such_model"))
+    assert "parts_of_speech" not in found.summary
+    assert not (found.folder / "parts_of_speech.png").exists()
+    assert "parts of speech are not counted: " in found.report()
+    made = arguments(parts_of_speech=False, overwrite_output_dir=True)
+    assert "parts of speech" not in analyze(made).report()
+
+
 def test_the_command(options, capsys):
     words = [
         f"--{key.replace('_', '-')}={value}" for key, value in options.items() if key != "data"
     ]
-    assert main([*words, "--data", *options["data"]]) == 0
+    assert main(["analyze", *words, "--data", *options["data"]]) == 0
     assert "token types are impactful" in capsys.readouterr().out
-    assert main([*words, "--data", "/nowhere"]) == 2
+    assert main(["analyze", *words, "--data", "/nowhere"]) == 2
     assert "data source '/nowhere' does not exist" in capsys.readouterr().err
 
 
@@ -294,7 +304,7 @@ def test_python_m_lists_every_argument(monkeypatch, capsys):
         ({"extend_data": ["x"]}, "extend_data is given without extend_steps"),
         ({"extended": None, "target_length": 128}, "target_length is 128 without extended"),
         ({"extended": None}, "length is 40; without extended it must be more than short_context"),
-        ({"parts_of_speech": True, "spacy_model": "no_such_model"}, "pip install 'lrk.analysis.'"),
+        ({"parts_of_speech": True, "spacy_model": "no_such_model"}, 'pip install "spacy>=.* tags'),
     ],
 )  # fmt: skip
 def test_bad_input(arguments, changes, sentence):

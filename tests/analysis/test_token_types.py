@@ -4,18 +4,11 @@ import numpy as np
 import pytest
 
 from lrk.analysis.counts import Counts
-from lrk.analysis.token_types import token_types, wilson_lower
+from lrk.analysis.token_types import token_types
 
 
 def counts_of(count, top_count):
     return Counts(np.array(count), np.array(top_count))
-
-
-def test_wilson_by_textbook_values():
-    """8 of 10: 0.490 to 0.943; 0 of 10: 0 to 0.278."""
-    low = wilson_lower(np.array([8, 0, 10]), np.array([10, 10, 10]))
-    assert low == pytest.approx([0.4902, 0.0, 0.7225], abs=1e-3)
-    assert (wilson_lower(np.arange(101), np.full(101, 100)) <= np.arange(101) / 100).all()
 
 
 def test_lift_is_share_among_the_top_over_share_among_all():
