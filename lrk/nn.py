@@ -31,7 +31,7 @@ class RotaryEmbedding(nn.Module):
         self.interleaved = interleaved
 
     def forward(self, q: Tensor, k: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """q (B, H, S, D), k (B, Hk, S, D), position_ids (B or 1, S): q and k rotated."""
+        """q (B, H, S, D), k (B, Hk, S, D), position_ids (B or 1, S) or (S,): q and k rotated."""
         return rope(q, k, position_ids, self.increments, self.attention_scaling, self.interleaved)
 
 

@@ -22,6 +22,10 @@ def test_rotary_embedding():
     rotated = RotaryEmbedding(inv_freq, **options)(q, k, position_ids)
     for ours, true in zip(rotated, expected, strict=True):
         assert torch.equal(ours, true)
+    rows = rope(q, k, position_ids[:1], inv_freq, **options)
+    rotated = RotaryEmbedding(inv_freq, **options)(q, k, position_ids[0])
+    for ours, true in zip(rotated, rows, strict=True):
+        assert torch.equal(ours, true)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])

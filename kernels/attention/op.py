@@ -288,7 +288,7 @@ def _check_integers(name: str, x: Tensor, *shapes: tuple[int, ...]) -> None:
     if tuple(x.shape) not in shapes or x.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             f"{name} has shape {tuple(x.shape)} and dtype {x.dtype}: must be "
-            f"{' or '.join(str(shape) for shape in shapes)} int32 or int64"
+            f"{' or '.join(dict.fromkeys(map(str, shapes)))} int32 or int64"
         )
 
 

@@ -4,6 +4,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
+from ..argument_types import check_dense_if_given
+
 
 def attention_reference(
     q: Tensor,
@@ -25,6 +27,7 @@ def attention_reference(
     Runs in the dtype of its inputs as eager transformers does: products in that dtype, the softmax
     in float32. Float64 inputs are float64 throughout.
     """
+    check_dense_if_given(cu_seqlens=cu_seqlens, cu_seqlens_k=cu_seqlens_k, kv_lengths=kv_lengths)
     visible = _visible(
         q, k, causal, cu_seqlens, cu_seqlens_k, kv_lengths, q_offset, window, window_position_ids
     )

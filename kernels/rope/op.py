@@ -93,9 +93,9 @@ def rope(
     Args:
         q: (B, H, S, D), any strides; float16, bfloat16 or float32, on the CPU also float64.
         k: (B, Hk, S, D), dtype and device of `q`, any strides.
-        position_ids: (B, S) or (1, S), int32 or int64, from 0 to 2^38, in any order. Others are
-            refused on the CPU; on a GPU, where looking would be a synchronisation, negative ones
-            rotate backwards and larger ones less exactly.
+        position_ids: (B, S), or (1, S) or (S,) for the same in all rows, int32 or int64, from 0 to
+            2^38, in any order. Others are refused on the CPU; on a GPU, where looking would be a
+            synchronisation, negative ones rotate backwards and larger ones less exactly.
         inv_freq: (R/2,) with 2 <= R <= D: radians per position in float64 or float32, taken as
             exact; or `phase_increments(inv_freq)` in int64, which spares each call the conversion.
         attention_scaling: factor on the rotated dimensions (YaRN's and LongRoPE's), finite.
@@ -138,7 +138,7 @@ def _checked(
     """The arguments, with phase increments for frequencies, or an error about the first bad one."""
     check_dense(q=q, k=k, position_ids=position_ids, inv_freq=inv_freq)
     _check_queries_and_keys(q, k)
-    _check_positions(position_ids, q)
+    position_ids = _rows_of_positions(position_ids, q)
     _check_frequencies(inv_freq, q)
     check_differentiation("rope", q, k, inv_freq)
     attention_scaling = real("attention_scaling", attention_scaling)
@@ -166,19 +166,21 @@ def _check_queries_and_keys(q: Tensor, k: Tensor) -> None:
         raise ValueError(f"k must be on the device of q, {q.device}, got {k.device}")
 
 
-def _check_positions(position_ids: Tensor, q: Tensor) -> None:
+def _rows_of_positions(position_ids: Tensor, q: Tensor) -> Tensor:
+    """(B or 1, S), or an error about what is neither that nor (S,)."""
     if position_ids.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"position_ids must be int32 or int64, got {position_ids.dtype}")
     batch, _, length, _ = q.shape
-    if position_ids.dim() != 2 or tuple(position_ids.shape) not in ((batch, length), (1, length)):
+    if tuple(position_ids.shape) not in ((batch, length), (1, length), (length,)):
         raise ValueError(
-            f"position_ids must have shape (B, S) = ({batch}, {length}) or (1, {length}), "
-            f"got {tuple(position_ids.shape)}"
+            f"position_ids must have shape (B, S) = ({batch}, {length}), or (1, {length}) or "
+            f"({length},) for the same in all rows, got {tuple(position_ids.shape)}"
         )
     if position_ids.device != q.device:
         raise ValueError(
             f"position_ids must be on the device of q, {q.device}, got {position_ids.device}"
         )
+    return position_ids[None] if position_ids.dim() == 1 else position_ids
 
 
 def _check_frequencies(inv_freq: Tensor, q: Tensor) -> None:

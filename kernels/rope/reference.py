@@ -46,7 +46,8 @@ def rope_reference(
     partner of dimension `j` is `j + R/2`; where `interleaved`, with RoFormer's own: the partner of
     `2j` is `2j + 1`. See `lrk.kernels.rope.rope` for the arguments.
     """
-    theta = rearrange(angles(position_ids, inv_freq), "b s j -> b 1 s j")
+    rows = position_ids[None] if position_ids.dim() == 1 else position_ids
+    theta = rearrange(angles(rows, inv_freq), "b s j -> b 1 s j")
     cos, sin = theta.cos() * attention_scaling, theta.sin() * attention_scaling
     rotated_q, rotated_k = (rotate(x.double(), cos, sin, interleaved) for x in (q, k))
     return rotated_q.to(q.dtype), rotated_k.to(k.dtype)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lrk.hf.unsupported import REASONS
+from lrk.hf.unsupported import ATTENTION_ALONE, REASONS
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,17 @@ def architecture_of(config: Any, subject: str) -> Architecture:
     if model_type not in ROWS:
         raise ValueError(f"{subject} of model type {_unsupported(config)}")
     return architecture_of_type(model_type)
+
+
+def architecture_to_patch(config: Any, subject: str) -> Architecture:
+    """`architecture_of` for `lrk.patch`, whose refusal names what runs without a patch."""
+    model_type = getattr(config, "model_type", None)
+    if model_type in ATTENTION_ALONE:
+        raise ValueError(
+            f"{subject} of model type {_unsupported(config)}; lrk's attention alone was tested in "
+            'it, with skipped positions: model.set_attn_implementation("lrk")'
+        )
+    return architecture_of(config, subject)
 
 
 def text_config(config: Any) -> Any:

@@ -27,7 +27,8 @@ from lrk.kernels.attention import attention
 BACKEND = "lrk"
 POSITIONS_RESTART = (
     "position_ids start again inside a row: pass the boundaries of packed documents as "
-    "cu_seq_lens_q and cu_seq_lens_k, they are not guessed from positions"
+    "cu_seq_lens_q and cu_seq_lens_k, they are not guessed from positions "
+    "(transformers' DataCollatorWithFlattening gives them with return_flash_attn_kwargs=True)"
 )
 # What models hand through to every attention, and what says nothing of who sees whom: of the
 # forward pass, its outputs and its loss; the longest document, which boundaries say as well; that

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
-from lrk.hf.architectures import architecture_of, check_attention_config, text_config
+from lrk.hf.architectures import architecture_to_patch, check_attention_config, text_config
 from lrk.hf.backends import check_request, installed_attention
 from lrk.hf.patch import check_release, patch
 
@@ -82,7 +82,7 @@ class AutoLrkModelForCausalLM:
 
 def _check(config: PretrainedConfig, subject: str, attention: bool | str) -> None:
     name = installed_attention(attention)
-    architecture_of(config, subject)
+    architecture_to_patch(config, subject)
     config = text_config(config)
     check_release(config.model_type)
     if name is not None:

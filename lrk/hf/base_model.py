@@ -221,9 +221,10 @@ def checked_positions(
     """
     batch, length = shape
     if position_ids.ndim != 2 or position_ids.shape[0] not in (1, batch):
+        allowed = " or ".join(dict.fromkeys((f"({batch}, {length})", f"(1, {length})")))
+        adds_row = ": pass position_ids[None]" if position_ids.shape == (length,) else ""
         raise ValueError(
-            f"position_ids has shape {tuple(position_ids.shape)}; it must be ({batch}, {length}) "
-            f"or (1, {length})"
+            f"position_ids has shape {tuple(position_ids.shape)}; it must be {allowed}{adds_row}"
         )
     if position_ids.shape[1] != length:
         raise ValueError(

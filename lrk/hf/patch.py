@@ -16,8 +16,8 @@ from transformers.utils import logging
 
 from lrk.hf.architectures import (
     Architecture,
-    architecture_of,
     architecture_of_type,
+    architecture_to_patch,
     check_attention_config,
     sliding_window_of,
     text_config,
@@ -72,7 +72,7 @@ def patch(
     if tile_tokens < 0:
         raise ValueError(f"tile_tokens is {tile_tokens}; it must be 0 or positive")
     config: Any = getattr(model, "config", None)
-    stock = architecture_of(config, f"model is a {type(model).__name__}")
+    stock = architecture_to_patch(config, f"model is a {type(model).__name__}")
     if name is not None:
         check_attention_config(text_config(config), name)
         _check_window(stock.attention, text_config(config))
@@ -208,10 +208,13 @@ def _check_own_forward(name: str, module: nn.Module, mixin: type[Any]) -> None:
     """Raise `ValueError` for a forward that somebody gave the module alone, unless a hook did."""
     own = vars(module).get("forward")
     if own is not None and "_old_forward" not in vars(module) and not reaches(own, mixin):
-        raise ValueError(
+        bypassed = (
             f"{name} has a forward of its own, which would bypass lrk (mixed precision of "
-            "accelerate and torch.compile(model.forward) do so): patch first"
+            "accelerate, TRL's trainers and torch.compile(model.forward) do so): patch first"
         )
+        if mixin in (LrkForCausalLM, LrkHead):
+            bypassed += ", or with cross_entropy=False, which leaves the loss to that forward"
+        raise ValueError(bypassed)
 
 
 def _classes_for(

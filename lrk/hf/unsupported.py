@@ -3,7 +3,8 @@
 Positions that skip stand for text between tokens. That holds where attention knows of distances by
 RoPE alone. What follows the index of a token in place of its position, or the text between tokens
 itself, would be trained on something else than it will meet, without a sign of it. Each clause was
-read in transformers' source of the model.
+read in transformers' source of the model. The types at the end have no patch, and take lrk's
+attention.
 """
 
 _GATED_DELTA_NET = (
@@ -26,7 +27,7 @@ _SLIDING_ROTATES = (
     "layers with a sliding window alone rotate by positions, those that see the whole text have no "
     "RoPE, so no layer would see a distance beyond the window"
 )
-_NO_ROW = "its attention would fit, but nothing of it was ever tested with lrk"
+_NO_ROW = "its attention would fit, but no patch of it was ever tested"
 
 REASONS = {
     "bamba": _MAMBA,
@@ -61,3 +62,13 @@ REASONS = {
     "qwen3_5_text": _GATED_DELTA_NET,
     "qwen3_next": _GATED_DELTA_NET,
 }
+
+ATTENTION_ALONE = frozenset(
+    (
+        *("apertus", "arcee", "cohere", "ernie4_5", "ernie4_5_moe", "gemma", "glm", "glm4_moe"),
+        *("gpt_neox", "granitemoe", "helium", "hunyuan_v1_dense", "hunyuan_v1_moe", "minimax_m2"),
+        *("olmo", "olmoe", "persimmon", "phi", "qwen2_moe", "seed_oss", "starcoder2"),
+    )
+)
+"""Types without a patch in which `attn_implementation="lrk"` gives what eager attention gives, with
+padding, documents and skipped positions, by which the model's own RoPE rotates."""

@@ -95,6 +95,16 @@ def test_backward_keeps_only_positions_and_frequencies(device):
     assert {x.data_ptr() for x in kept} == {position_ids.data_ptr(), increments.data_ptr()}
 
 
+@pytest.mark.parametrize("function", [rope, rope_triton, rope_reference])
+def test_positions_of_a_sampler_are_those_of_all_rows(device, function):
+    q, k, _, increments = arguments(device)
+    positions = torch.tensor([0, 1, 2, 40, 41, 900], device=device)
+    expected = function(q, k, positions.expand(2, -1), increments)
+    for given in (positions, positions[None], positions.int()):
+        for ours, rows in zip(function(q, k, given, increments), expected, strict=True):
+            assert torch.equal(ours, rows)
+
+
 def bad(**changes):
     """Good arguments with some of them changed, by functions of the good ones."""
     good = dict(zip(("q", "k", "position_ids", "inv_freq"), arguments("cpu"), strict=True))
@@ -112,8 +122,16 @@ def bad(**changes):
         ({"k": lambda k: k[:1]}, ValueError, r"k must have shape"),
         ({"k": lambda k: k.to("meta")}, ValueError, r"k must be on the device of q, cpu, got meta"),
         ({"position_ids": lambda p: p.float()}, TypeError, r"int32 or int64, got torch.float32"),
-        ({"position_ids": lambda p: p[0]}, ValueError, r"\(2, 6\) or \(1, 6\), got \(6,\)"),
-        ({"position_ids": lambda p: p[:, :3]}, ValueError, r"\(2, 6\) or \(1, 6\), got \(2, 3\)"),
+        (
+            {"position_ids": lambda p: p[0, :3]},
+            ValueError,
+            r"or \(6,\) for the same in all rows, got",
+        ),
+        (
+            {"position_ids": lambda p: p[:, :3]},
+            ValueError,
+            r"\(2, 6\), or \(1, 6\) or .*got \(2, 3\)",
+        ),
         ({"position_ids": lambda p: p.to("meta")}, ValueError, r"device of q, cpu, got meta"),
         ({"inv_freq": lambda f: f.half()}, TypeError, r"inv_freq must be .* got torch.float16"),
         ({"inv_freq": lambda f: f[:0]}, ValueError, r"2 <= R <= D = 16, got \(0,\)"),
