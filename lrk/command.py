@@ -1,10 +1,13 @@
 """How every command ends: with a status, and one sentence where something went wrong."""
 
+import logging
 import os
 import select
 import signal
 import sys
 from collections.abc import Callable
+
+from lrk.progress import quiet_bars
 
 
 class RunError(RuntimeError):
@@ -28,6 +31,7 @@ def run_command(program: str, run: Callable[[], int], go_on: str = "") -> int:
     Args:
         go_on: how the user goes on after an interruption.
     """
+    _leave_out_noise()
     try:
         status = run()
         sys.stdout.flush()
@@ -44,6 +48,16 @@ def run_command(program: str, run: Callable[[], int], go_on: str = "") -> int:
         return _ended(program, error.status, str(error))
     except KeyboardInterrupt:
         return _ended(program, 130, f"interrupted{'; ' if go_on else ''}{go_on}")
+
+
+def _leave_out_noise() -> None:
+    """Keep lines off stderr that say nothing of the command: bars in a log, and a warning.
+
+    transformers' trainer imports peft, which imports bitsandbytes where it is installed. That warns
+    of a kernel that it lacks for 4 bits on a CPU, which it has another way for.
+    """
+    quiet_bars()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _reader_has_left() -> bool:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lrk.command import run_command
+from lrk.command_line import CommandParser, add_answers, looks
 from lrk.hf import SUPPORTED
 from lrk.hf.canary import model_fault
 from lrk.kernels.attention import attention, attention_reference, attention_triton
@@ -51,6 +53,12 @@ PACKAGES = (
     "flash-attn-4",
     "numpy",
     "einops",
+)
+
+LOOKS = looks(
+    "Show what a bug report needs: versions, processor, GPU, and whether each operation\n"
+    "and each model type computes the right thing on this machine.",
+    [("put it into a file", "python -m lrk.env > environment.txt")],
 )
 
 _SECRET = re.compile(r"token$|key$|password|secret", re.IGNORECASE)
@@ -271,8 +279,20 @@ def _print_environment() -> None:
         print(f"{name:<14} {installed_version(name)}  not tested: lrk was with {outside[name]}")
 
 
-def main() -> int:
+def parser() -> CommandParser:
+    """The parser of a command without options."""
+    parser = CommandParser(prog="python -m lrk.env", usage="python -m lrk.env", **LOOKS)
+    add_answers(parser)
+    return parser
+
+
+def main(argv: Sequence[str] = ()) -> int:
     """Print the block; 1 if an operation is wrong."""
+    return run_command("python -m lrk.env", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser().parse_args(argv)
     _print_environment()
     print()
     faults = 0
@@ -299,4 +319,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ FLOORS = {
     ),
     "triton": ("3.6", "older compilers break or spill lrk's kernels"),
 }
+_NO_TRITON = "Triton has builds for Linux alone; Windows runs it in WSL 2, macOS in a container"
 
 
 def installed_version(package: str) -> str | None:
@@ -73,6 +74,20 @@ def tested_ranges() -> dict[str, SpecifierSet]:
     return {"python": SpecifierSet(python), **ranges}
 
 
+def pip_install(*packages: str) -> str:
+    """The command that installs what an extra of lrk would, in the releases that were tested.
+
+    It needs neither lrk's checkout nor its wheel: `pip install "torchao>=0.15,<0.19"`.
+    """
+    tested = tested_ranges()
+    return "pip install " + " ".join(f'"{name}{_written(tested.get(name))}"' for name in packages)
+
+
+def _written(tested: SpecifierSet | None) -> str:
+    """A range as pyproject.toml has it, its lower end first."""
+    return ",".join(sorted(map(str, tested or ()), reverse=True))
+
+
 def outside_tested_ranges() -> dict[str, str]:
     """Of the installed packages and Python, those whose release was not tested, and the range."""
     outside = {}
@@ -85,10 +100,17 @@ def outside_tested_ranges() -> dict[str, str]:
 
 
 def check_floors() -> None:
-    """Raise `ImportError` for a release that is known to compute wrong things or not to work."""
+    """Raise `ImportError` for a release that is known to compute wrong things or not to work.
+
+    Likewise without Triton, whose kernels lrk imports also where none of them runs.
+    """
     for package, (floor, reason) in FLOORS.items():
         installed = installed_version(package)
-        if installed is not None and Version(installed).release < Version(floor).release:
+        if installed is None:
+            raise ImportError(
+                f"lrk needs {package} {floor} or newer, and none is installed: {_NO_TRITON}"
+            )
+        if Version(installed).release < Version(floor).release:
             raise ImportError(
                 f"lrk needs {package} {floor} or newer, and {installed} is installed: {reason}"
             )

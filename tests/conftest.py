@@ -36,6 +36,24 @@ def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
+def drawn_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is to be read in the pictures that are saved, ticks included."""
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+    texts: list[str] = []
+    save = Figure.savefig
+
+    def noted(figure: Figure, *arguments, **options) -> None:
+        save(figure, *arguments, **options)
+        found = (text for text in figure.findobj(Text) if text.get_visible())
+        texts.extend(text.get_text() for text in found if text.get_text())
+
+    monkeypatch.setattr(Figure, "savefig", noted)
+    return texts
+
+
+@pytest.fixture
 def poisoned() -> Iterator[None]:
     """Fill `torch.empty` with NaN (integers: the largest value), so that unwritten outputs show."""
     from lrk.testing import poisoned_memory

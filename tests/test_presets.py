@@ -14,8 +14,8 @@ from lrk.plan.ledger import HOST
 from lrk.positions import scaled_rope_theta
 from lrk.train import parse
 from lrk.train.arguments.positions import rope_plan
-from lrk.train.dry_run import plan_settings
 from lrk.train.extension import extend_config
+from lrk.train.planned_step import plan_settings
 from lrk.train.presets import preset_names
 from lrk.train.stages import parse_stages
 

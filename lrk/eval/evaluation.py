@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import (
     PretrainedConfig,
     PreTrainedModel,
@@ -42,9 +41,10 @@ from lrk.eval.short_context import run_lm_eval
 from lrk.eval.tasks import GRID, TASKS, Setting
 from lrk.hf import patch
 from lrk.output_folder import check_output_dir
+from lrk.peak_memory import peak_memory_gib
 from lrk.pretrained import fingerprint_weights, meta_model
+from lrk.progress import progress, tracked
 from lrk.share import at_work
-from lrk.train.telemetry import peak_memory_gib
 
 # Settings that must be the same in a whole folder; the weights are known when they are loaded.
 COMMON = (
@@ -213,6 +213,7 @@ class Evaluation:
         check_head(judge, self.texts[0])
         for cell in cells:
             assert cell.length is not None
+            texts = self._read(cell)
             self.key_tokens[cell.length] = [
                 find_key_tokens(
                     judge,
@@ -221,7 +222,7 @@ class Evaluation:
                     self.arguments.short_context,
                     self.arguments.short_stride,
                 )
-                for text in tqdm(self._read(cell), desc=f"key tokens at {cell.length:,}")
+                for text in tracked(texts, f"key tokens at {cell.length:,}", len(texts))
             ]
 
     def _read(self, cell: Cell) -> list[Tensor]:
@@ -375,12 +376,12 @@ def _run(evaluation: Evaluation, model: PreTrainedModel, record: Mapping[str, An
     title = "lrk-eval" if share.count == 1 else f"lrk-eval {share}"
     with (
         decoding_block(arguments.decoding, model),
-        tqdm(total=count, unit="trial", desc=title) as bar,
+        progress(f"{title}, trials", count) as advance,
     ):
         for cell in missing:
-            bar.set_postfix_str(str(cell))
+            advance(0, note=str(cell))
             begin = time.perf_counter()
-            result = evaluation.run(cell, model, bar.update)
+            result = evaluation.run(cell, model, advance)
             described = {
                 "title": str(cell),
                 "task": cell.task,

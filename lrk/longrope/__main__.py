@@ -2,6 +2,7 @@
 
 import sys
 
-from lrk.longrope.command import main
+from lrk.data.command import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main(["rope", *sys.argv[1:]]))

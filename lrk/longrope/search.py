@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -16,6 +14,7 @@ from lrk.longrope.needles import NeedleSample
 from lrk.longrope.space import Candidate, SearchSpace
 from lrk.longrope.trial import loss_with
 from lrk.longrope.trials import Trials
+from lrk.progress import progress
 from lrk.rope_factors import RopeFactors
 from lrk.rope_scaling import (
     ROPE_SCALINGS,
@@ -146,15 +145,13 @@ def search_factors(
         plan = rope.plan(candidate, target_length, attention_factor)
         return loss_with(model, samples, target_length, plan)
 
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("candidates", total=evolution.trials(space))
+    with progress("candidates", evolution.trials(space)) as advance:
 
         def loss(candidate: Candidate) -> float:
             nonlocal lowest
             found = trials.loss(candidate, computed)
             lowest = min(lowest, found)
-            progress.update(task, advance=1, description=f"lowest loss {lowest:.4f}")
+            advance(note=f"lowest loss {lowest:.4f}")
             return found
 
         evolution.best(space, loss)

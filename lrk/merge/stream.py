@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lrk.atomic import atomic_folder, remove_temporaries
 from lrk.lock import locked
@@ -17,6 +16,7 @@ from lrk.merge.compatibility import check_compatible
 from lrk.merge.rules import Rule
 from lrk.merge.shard import StoredTensor, write_blocks, write_header
 from lrk.output_folder import check_output_dir
+from lrk.progress import progress
 from lrk.transformers_4 import make_readable
 from lrk.weight_index import INDEX
 
@@ -109,7 +109,7 @@ def _write_weights(
     folder: Path, checkpoints: Sequence[Checkpoint], kept: Checkpoint, rule: Rule
 ) -> None:
     shards = kept.shards()
-    with tqdm(total=len(kept.tensors), unit="tensor", disable=None) as progress:
+    with progress("tensors", len(kept.tensors)) as advance:
         for file_name, tensors in shards.items():
             with (folder / file_name).open("wb") as file:
                 write_header(file, tensors)
@@ -117,7 +117,7 @@ def _write_weights(
                     versions = [checkpoint.tensors[name] for checkpoint in checkpoints]
                     rounded = _rounded(name, _combined(versions, rule), tensor.dtype)
                     write_blocks(file, rounded, tensor.dtype)
-                    progress.update()
+                    advance()
     if len(shards) > 1:
         weight_map = {name: tensor.file.name for name, tensor in kept.tensors.items()}
         index = {"metadata": {"total_size": _num_bytes(kept)}, "weight_map": weight_map}

@@ -37,6 +37,7 @@ from lrk.plan.step import (
     resolved,
     run_step,
 )
+from lrk.versions import pip_install
 
 MIB = 2**20
 DEVICE_OF_GPUS = torch.device("cuda")
@@ -215,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--gpu is {arguments.gpu}, but PyTorch finds no GPU on this machine")
     techniques = [each for each in arguments.techniques if _can_run(each)]
     for technique in filter(lambda each: each not in techniques, arguments.techniques):
-        print(f"{technique} is left out: it needs bitsandbytes, `pip install lrk[qlora]`")
+        print(f"{technique} is left out: it needs bitsandbytes, `{pip_install('bitsandbytes')}`")
     if not techniques:
         return 2
     rows: list[dict[str, Any]] = []

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig
 
 from lrk.atomic import write_text
 from lrk.command import run_command
+from lrk.command_line import CommandParser, add_answers, looks
 from lrk.hf.backends import BACKENDS
 from lrk.hf.distillation import ORIGINAL, TEACHERS
 from lrk.output_folder import check_output_file
@@ -24,14 +25,40 @@ from lrk.plan.gpus import GPUS, GPUS_PER_NODE, NETWORK
 from lrk.plan.ledger import PARTS
 from lrk.plan.methods import TRAIN_SHARE, Budget, compare_methods, methods_table
 from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB, Plan, longest, plan
+from lrk.plan.presets import usual_step
 from lrk.plan.settings import DTYPES, IMPLEMENTATIONS, OPTIMIZERS, Settings
+from lrk.plan.variants import flags, variants, variants_table
+
+LOOKS = looks(
+    "Plan a training step: its peak memory and what that is made of, its FLOPs and time.\n"
+    "The step is traced on tensors without memory: no GPU, no weights, some seconds.",
+    [
+        ("what the preset of a model runs, and cheaper variants", "lrk-plan --model llama-3-8b"),
+        (
+            "the longest samples that fit a GPU of 80 GB",
+            "lrk-plan --model llama-3-8b --fit 80GB --tile_tokens 2048",
+        ),
+        (
+            "what each recipe costs for a window",
+            "lrk-plan --model llama-3-8b --compare_methods --target_length 131072",
+        ),
+        (
+            "stock transformers beside lrk, with a chart",
+            "lrk-plan --model llama-3-8b --length 39322 --compare --plot memory.png",
+        ),
+    ],
+    epilog="docs/memory.md says how plans are made and how near they come.",
+)
 
 # What --compare_methods has no place for.
 _OF_OTHERS = ("length", "fit", "compare", "plot")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`lrk-plan --model MODEL (--length N | --fit 80GiB | --compare_methods --target_length N)`.
+    """`lrk-plan --model MODEL [--length N | --fit 80GiB | --compare_methods --target_length N]`.
+
+    Without a flag of the step that of the model's preset is planned (`lrk.plan.presets`), and
+    others beside it (`lrk.plan.variants`).
 
     Returns the status of `lrk.command.run_command`.
     """
@@ -39,26 +66,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("lrk-plan", lambda: _run(_parse(words)))
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="lrk-plan",
-        description="Memory of a training step, traced on fake tensors: no GPU and no weights.",
-        allow_abbrev=False,
+def parser() -> CommandParser:
+    """The parser of all questions and of the step that they are asked of."""
+    parser = CommandParser(
+        prog="lrk-plan", usage="lrk-plan --model MODEL [--KEY VALUE ...]", **LOOKS
     )
-    add = parser.add_argument
-    add("--model", required=True, help=f"{', '.join(MODELS)}, or the path of a config.json")
-    add("--length", type=int, help="real tokens of a sample")
+    add_answers(parser)
+    add = parser.add_argument_group("question").add_argument
+    add(
+        "--model",
+        required=True,
+        help=f"{', '.join(MODELS)}, the hub's name of one of these, or the path of a config.json",
+    )
+    add("--length", type=int, help="real tokens of a sample (default: those of the model's preset)")
     add("--fit", metavar="GIB", help="find the longest real length for a device, as in 80GiB")
     add("--compare", action="store_true", help="stock transformers and Liger's way beside lrk")
     add("--compare_methods", action="store_true", help="what samples of each recipe cost")
     add("--target_length", type=int, help="with --compare_methods: window to reach, in tokens")
     add("--train_share", type=float, help=f"of it in a sample that skips (default: {TRAIN_SHARE})")
     add("--samples", type=int, help="with --compare_methods: of a whole run, as --tokens")
+    add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
+    add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
+    add("--dollars_per_hour", type=float, help="price of the GPU, to estimate the cost of the run")
+    add("--json", type=Path, metavar="FILE", help="write the plan, or a list of those compared")
+    add("--plot", type=Path, metavar="FILE", help="write a bar chart as PNG")
+    add = parser.add_argument_group("step").add_argument
     add("--batch", type=int, default=1, help="samples of a forward pass")
     add("--implementation", choices=tuple(IMPLEMENTATIONS), default="lrk")
     add("--attention", choices=tuple(BACKENDS), default="lrk", help="whose attention lrk runs")
     add("--dtype", choices=DTYPES, default="bfloat16", help="of the weights")
     add("--bf16", action="store_true", help="bf16 autocast")
+    add = parser.add_argument_group("what is kept, and where").add_argument
     add(
         "--activation_checkpointing",
         action=argparse.BooleanOptionalAction,
@@ -69,6 +107,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--layers_per_checkpoint", type=int, default=1, help="from one checkpoint to the next")
     add("--tile_tokens", type=int, default=0, help="tokens of a tile of norms and MLPs; 0: whole")
     add("--offload_activations", action="store_true", help="checkpoints are held on the host")
+    add = parser.add_argument_group("optimizer and gradients").add_argument
     add(
         "--accumulates",
         action=argparse.BooleanOptionalAction,
@@ -79,6 +118,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--optim", choices=OPTIMIZERS, default="adamw_torch_8bit", help="transformers' name")
     add("--optimizer_in_backward", action="store_true", help="update, and free gradients, at once")
     add("--offload_optimizer", action="store_true", help="optimizer state and step on the host")
+    add = parser.add_argument_group("adapters, teacher and processes").add_argument
     add("--lora_rank", type=int, default=0, help="0 trains all parameters")
     add(
         "--lora_modules_to_save",
@@ -97,20 +137,26 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default=True,
         help="with --fsdp gradients are reduced after each micro-batch",
     )
-    add("--gpu", choices=(*GPUS, "cpu"), default="h100", help="whose kernels, speed and memory")
-    add("--tokens", type=int, help="real tokens of the whole run, to estimate its days")
-    add("--dollars_per_hour", type=float, help="price of the GPU, to estimate the cost of the run")
-    add("--json", type=Path, metavar="FILE", help="write the plan, or a list of those compared")
-    add("--plot", type=Path, metavar="FILE", help="write a bar chart as PNG")
-    flags = [flag for action in parser._actions for flag in action.option_strings]
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    known = parser()
+    flags = [flag for action in known._actions for flag in action.option_strings]
     spelt = [_underscored(word, flags) for word in argv]
     if broken := [word for word in spelt if word == "--" or word.endswith("=--")]:
         raise ValueError(f"{broken[0]!r} has no value")
-    arguments, unknown = parser.parse_known_args(spelt)
+    arguments, unknown = known.parse_known_args(spelt)
     if unknown:
         near = difflib.get_close_matches(unknown[0], flags, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{unknown[0]} is not an argument{hint}")
+    arguments.given = {
+        action.dest
+        for action in known._actions
+        for word in spelt
+        if word.partition("=")[0] in action.option_strings
+    }
     _check_what(arguments)
     if arguments.compare and arguments.sequence_parallel > 1:
         raise ValueError(
@@ -136,7 +182,7 @@ def _check_what(arguments: argparse.Namespace) -> None:
         for name in ("target_length", "train_share", "samples"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name} belongs to --compare_methods, which is not there")
-        if (arguments.length is None) == (arguments.fit is None):
+        if arguments.length is not None and arguments.fit is not None:
             raise ValueError("give one of --length and --fit")
     elif given:
         raise ValueError(f"--{given[0]} does not go with --compare_methods; leave one of them out")
@@ -160,17 +206,14 @@ def _run(arguments: argparse.Namespace) -> int:
         if getattr(arguments, name) is not None:
             check_output_file(getattr(arguments, name), name)
     config = load_config(arguments.model)
-    named = {field.name for field in fields(Settings)} - {"length"}
-    chosen = {name: value for name, value in vars(arguments).items() if name in named}
-    # Of what finds lengths itself.
-    any_length = max(2 * max(arguments.sequence_parallel, 1), arguments.distill_length)
     if arguments.compare_methods:
-        return _compare_methods(arguments, config, Settings(length=any_length, **chosen))
+        return _compare_methods(arguments, config, _any_length(arguments))
+    source = ""
     if arguments.fit is not None:
-        settings = Settings(length=any_length, **chosen)
-        found = longest(arguments.model, config, settings, _gib(arguments.fit))
+        found = longest(arguments.model, config, _any_length(arguments), _gib(arguments.fit))
     else:
-        found = plan(arguments.model, config, Settings(length=arguments.length, **chosen))
+        settings, source = _step(arguments, config)
+        found = plan(arguments.model, config, settings)
     plans = {found.settings.implementation: found}
     if arguments.compare:
         for implementation in IMPLEMENTATIONS:
@@ -184,7 +227,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 settings = replace(found.settings, implementation=implementation, **without)
                 plans[implementation] = plan(arguments.model, config, settings)
     run = arguments.tokens, arguments.dollars_per_hour
+    if source:
+        print(f"Planned: {source}\n")
     print(comparison(plans) if arguments.compare else description(found, *run))
+    if source and not arguments.compare:
+        print("", *variants_table(found, variants(found, config)), sep="\n")
     if arguments.json is not None:
         reports = [each.report(*run) for each in plans.values()]
         content = reports if arguments.compare else reports[0]
@@ -194,6 +241,29 @@ def _run(arguments: argparse.Namespace) -> int:
     elif arguments.plot is not None:
         draw_plan(found, arguments.plot)
     return 0
+
+
+def _chosen(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The step of the flags and their defaults, less its length."""
+    named = {field.name for field in fields(Settings)} - {"length"}
+    return {name: value for name, value in vars(arguments).items() if name in named}
+
+
+def _any_length(arguments: argparse.Namespace) -> Settings:
+    """The step of what finds lengths itself."""
+    length = max(2 * max(arguments.sequence_parallel, 1), arguments.distill_length)
+    return Settings(length=length, **_chosen(arguments))
+
+
+def _step(arguments: argparse.Namespace, config: PretrainedConfig) -> tuple[Settings, str]:
+    """The step of the flags, or where none says anything of it the usual one and its source."""
+    chosen = _chosen(arguments)
+    settings, source = usual_step(arguments.model, config, on_gpu=arguments.gpu != "cpu")
+    length = settings["length"] if arguments.length is None else arguments.length
+    if arguments.given & (chosen.keys() - {"gpu"}):
+        return Settings(**chosen | {"length": length}), ""
+    usual = Settings(**settings | {"length": length, "gpu": arguments.gpu})
+    return usual, f"{source} ({flags(usual)}); with a flag of the step flags alone count"
 
 
 def _compare_methods(
@@ -226,9 +296,9 @@ def description(
     lines = [
         f"{plan.model}, {settings.length:,} tokens x {settings.batch}, "
         f"{settings.implementation}{whose}, {settings.dtype}, "
-        f"{_adapters(settings)}{settings.optim}, traced without a GPU",
+        f"{adapters(settings)}{settings.optim}, traced without a GPU",
         *_rank(settings),
-        *_teacher(settings),
+        *teacher(settings),
         "",
         f"Peak {plan.peak_gib:.2f} GiB, {_place(plan)}",
     ]
@@ -272,7 +342,7 @@ def _rank(settings: Settings) -> Iterator[str]:
     yield text
 
 
-def _teacher(settings: Settings) -> Iterator[str]:
+def teacher(settings: Settings) -> Iterator[str]:
     """Whose forward pass comes before the student's, where there is a teacher."""
     if settings.distill == ORIGINAL:
         yield (
@@ -311,7 +381,7 @@ def _estimated_of_many(plan: Plan, estimate: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _adapters(settings: Settings) -> str:
+def adapters(settings: Settings) -> str:
     if not settings.lora_rank:
         return ""
     whole = "".join(f" and {name}" for name in settings.lora_modules_to_save)

@@ -19,6 +19,7 @@ from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION, is_bitsand
 
 from lrk.memory.four_bits import nf4
 from lrk.plan.ledger import TEMPORARY, Workspace
+from lrk.versions import pip_install
 
 
 def put_in_4_bits(model: nn.Module, stored: torch.dtype, computed: torch.dtype) -> None:
@@ -35,7 +36,7 @@ def put_in_4_bits(model: nn.Module, stored: torch.dtype, computed: torch.dtype) 
     if not is_bitsandbytes_available():
         raise ValueError(
             f"load_in_4bit is True, but bitsandbytes {BITSANDBYTES_MIN_VERSION} or newer is not "
-            "installed; `pip install lrk[qlora]`"
+            f"installed; `{pip_install('bitsandbytes')}`"
         )
     import bitsandbytes
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
-from transformers.optimization import Adafactor
 
 from lrk.memory.host_optimizer import HostOptimizer
 from lrk.plan.settings import LOW_BIT
@@ -25,6 +24,8 @@ def make_optimizer(optim: str, parameters: Sequence[nn.Parameter], on_gpu: bool)
     if optim == "sgd":
         return SGD(parameters, lr=1e-3, foreach=foreach)
     assert optim == "adafactor"
+    from transformers.optimization import Adafactor  # which brings peft
+
     return Adafactor(parameters, lr=1e-3, scale_parameter=False, relative_step=False)
 
 

@@ -16,9 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from lrk.recipe.memory_bound import at_most
 
-MESSAGES = ("messages",)
-PROMPT = ("prompt", "completion")
-
 # Bytes that a chat template may take: it comes with a model, and could fill the machine.
 TEMPLATE_MEMORY = 2**32
 

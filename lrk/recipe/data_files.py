@@ -1,15 +1,43 @@
-"""Data files: which ones a source names, and the hashes by which their content is known again."""
+"""Data files: which ones a source names, and the hashes by which their content is known again.
+
+A source may end with the name of the column that holds its texts, `reviews.parquet#body`.
+"""
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from lrk.recipe.prepared import in_parallel, is_prepared, sha256_of
 
 HUB_PREFIX = "hub:"
+COLUMN_MARK = "#"
 
 _GLOB_CHARACTERS = frozenset("*?[")
 _SAVED = ("state.json", "dataset_dict.json")  # by Dataset.save_to_disk, DatasetDict.save_to_disk
+
+
+class Source(NamedTuple):
+    """Where documents lie, and the column that holds their texts."""
+
+    place: str
+    text_column: str
+
+
+def source_of(source: str, text_column: str = "text") -> Source:
+    """What a source says: what stands behind its last `#` is its column, in place of `text_column`.
+
+    Where a file or folder has that very name, a `#` is part of it.
+
+    Raises:
+        ValueError: if nothing stands before or behind it.
+    """
+    place, mark, column = source.rpartition(COLUMN_MARK)
+    if not mark or Path(source).expanduser().exists():
+        return Source(source, text_column)
+    if not (place and column):
+        raise ValueError(f"data source {source!r} must read PLACE#COLUMN, or have no '#'")
+    return Source(place, column)
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -63,11 +91,9 @@ def content_hashes(sources: Sequence[str]) -> dict[str, str]:
         ValueError: as `load_documents`.
     """
     check_sources(sources)
+    places = [source_of(source).place for source in sources]
     paths = [
-        path
-        for source in sources
-        if not source.startswith(HUB_PREFIX)
-        for path in data_files(source)
+        path for place in places if not place.startswith(HUB_PREFIX) for path in data_files(place)
     ]
     return dict(zip(map(str, paths), in_parallel(_hash, paths), strict=True))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 
-from lrk.recipe.data_files import HUB_PREFIX, check_sources, data_files, is_saved
+from lrk.recipe.data_files import HUB_PREFIX, check_sources, data_files, is_saved, source_of
 from lrk.recipe.rows import (
     READ_ERRORS,
     DataError,
@@ -78,7 +78,7 @@ def stream_documents(sources: Sequence[str], text_column: str = "text") -> Docum
         [
             part
             for number, source in enumerate(sources)
-            for part in _parts(source, text_column, number)
+            for part in _parts(*source_of(source, text_column), number)
         ]
     )
 

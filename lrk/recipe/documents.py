@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 
 from lrk import atomic
 from lrk.lock import in_turn
-from lrk.recipe.data_files import check_sources, content_hashes, is_saved
+from lrk.recipe.data_files import check_sources, content_hashes, is_saved, source_of
 from lrk.recipe.document_stream import documents_of_dataset, saved_or_hub, stream_documents
 from lrk.recipe.fingerprint import code_hash
 from lrk.recipe.rows import DataError, Document, check_columns
@@ -30,6 +30,7 @@ def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset
     """Read every source and join them in the given order.
 
     A source is one of
+
     - a file: `.jsonl`, `.json`, `.parquet` and `.arrow` hold one document a row, in `text_column`;
       any other file is text in UTF-8 and is one document;
     - a folder: all files below it whose path has no part that begins with a dot, or what
@@ -38,8 +39,9 @@ def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset
     - `hub:OWNER/NAME`, `hub:OWNER/NAME/CONFIG`, `hub:OWNER/NAME:SPLIT` or both: a data set that
       `datasets.load_dataset` downloads; the split is `train` unless given.
 
-    Rows without `text_column` may hold conversations: `messages`, a list of `{role, content}`, or
-    `prompt` and `completion`. Other columns may be anything.
+    A source may end with `#COLUMN`, which is its own in place of `text_column`. Rows without it may
+    hold conversations, in one of the forms of `lrk.recipe.chat_formats`. Other columns may be
+    anything.
 
     What is read is kept in the cache of `datasets`, by a hash of the content of the files.
 
@@ -53,7 +55,7 @@ def load_documents(sources: Sequence[str], text_column: str = "text") -> Dataset
             text, or the sources are of several kinds.
     """
     check_sources(sources)
-    parts = [_load(source, text_column) for source in sources]
+    parts = [_load(*source_of(source, text_column)) for source in sources]
     first = {part.column_names[0]: source for part, source in zip(parts, sources, strict=True)}
     if len(first) > 1:
         raise DataError(

@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
-from lrk.recipe.conversations import MESSAGES, PROMPT
+from lrk.recipe.chat_formats import NAMES, chat_columns, conversation
 
 # Arrow counts the bytes of a text in 32 bits.
 LONGEST = 2**31 - 1
@@ -116,10 +116,7 @@ def documents_of_rows(rows: Iterable[Row], text_column: str, what: str) -> Itera
 def columns_of_documents(names: Iterable[str], text_column: str) -> tuple[str, ...]:
     """Which of the columns are read: the text's, or those of conversations, or none."""
     there = set(names)
-    for kind in ((text_column,), MESSAGES, PROMPT):
-        if there.issuperset(kind):
-            return kind
-    return ()
+    return (text_column,) if text_column in there else chat_columns(there)
 
 
 def check_columns(names: Iterable[str], text_column: str, what: str) -> tuple[str, ...]:
@@ -166,14 +163,14 @@ def _document(
     if not columns:
         return {}
     if columns != (text_column,):
-        conversation = {name: row[name] for name in columns}
         try:
-            _check_characters(json.dumps(conversation, ensure_ascii=False), origin)
+            converted = conversation({name: row[name] for name in columns})
+            _check_characters(json.dumps(converted, ensure_ascii=False), origin)
         except (TypeError, ValueError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{origin} holds no conversation: {short(error)}") from error
-        return conversation
+        return converted
     text = row[text_column]
     if text is None:
         return {"text": None}
@@ -199,7 +196,7 @@ def _no_column(names: Iterable[str], text_column: str, what: str) -> DataError:
     there = textwrap.shorten(", ".join(names), 200, placeholder=" ...")
     return DataError(
         f"{what} has no column {text_column!r}; text_column must be one of {there}, or the rows "
-        "have messages or prompt and completion"
+        f"have {NAMES}"
     )
 
 

@@ -54,6 +54,24 @@ def check_disk_space(arguments: LrkTrainingArguments, config: PretrainedConfig, 
     return f"{told}; {free / GIB:,.2f} are free"
 
 
+def checkpoint_interval(arguments: LrkTrainingArguments) -> str:
+    """When checkpoints are written, and how many are kept, in words."""
+    strategy = str(arguments.to_dict()["save_strategy"])
+    if strategy == "no" and not arguments.save_minutes:
+        return "none"
+    steps = arguments.save_steps
+    often = {
+        "no": "",
+        "steps": f"every {steps:,.0f} steps" if steps >= 1 else f"every {steps:.0%} of the run",
+        "epoch": "after every epoch",
+        "best": "after every evaluation that is the best one",
+    }[strategy]
+    minutes = f"every {arguments.save_minutes:g} minutes" if arguments.save_minutes else ""
+    limit = arguments.save_total_limit
+    kept = "all are kept" if limit is None else f"the newest {limit:,} are kept"
+    return f"{' and '.join(filter(None, (often, minutes)))}; {kept}"
+
+
 def _bytes(arguments: LrkTrainingArguments, config: PretrainedConfig) -> tuple[int, int]:
     """Of the final model, and of a checkpoint."""
     parameters = sum(parameter.numel() for parameter in meta_model(config).parameters())

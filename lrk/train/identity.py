@@ -34,6 +34,7 @@ _PLACES = frozenset(
 _WAYS = frozenset(
     {
         *("dry_run", "overwrite_output_dir", "resume_from_checkpoint", "local_rank"),
+        *("gpu", "dollars_per_hour"),
         *("do_train", "do_eval", "do_predict", "debug", "skip_memory_metrics", "report_to"),
         *("disable_tqdm", "run_name", "project", "include_num_input_tokens_seen"),
         *("enable_jit_checkpoint", "restore_callback_states_from_checkpoint", "ignore_data_skip"),

@@ -84,7 +84,7 @@ class InterruptibleSteps(Trainer):
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         try:
             super()._maybe_log_save_evaluate(*args, **kwargs)
-        except _EvaluationStopped:
+        except EvaluationStopped:
             self._save_checkpoint(self.model, None)  # type: ignore[arg-type]
             self.control.should_evaluate = self.control.should_save = False
             self.control.should_training_stop = True
@@ -94,7 +94,7 @@ class InterruptibleSteps(Trainer):
         if not self.is_stopped:
             try:
                 self.evaluate()
-            except _EvaluationStopped:
+            except EvaluationStopped:
                 self._save_checkpoint(self.model, None)  # type: ignore[arg-type]
 
     @property
@@ -117,7 +117,7 @@ class InterruptibleSteps(Trainer):
         )
 
 
-class _EvaluationStopped(Exception):
+class EvaluationStopped(Exception):
     """A signal came while the model was evaluated."""
 
 
@@ -150,7 +150,7 @@ class _BetweenSteps(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, *others: Any, **kwargs: Any
     ) -> None:
         if self._wish(args, state) == _STOP:
-            raise _EvaluationStopped
+            raise EvaluationStopped
 
     def _wish(self, args: TrainingArguments, state: TrainerState) -> int:
         """What the processes agree to do."""

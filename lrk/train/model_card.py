@@ -1,6 +1,5 @@
 """The README.md of a trained model: what was done, what was measured, and what was not."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from lrk.merge.rules import Rule
 from lrk.rope_scaling import rope_description
 from lrk.train.arguments import PLAIN, LrkTrainingArguments
 from lrk.train.engine import engine_of
+from lrk.train.evaluations import losses_by_step
 from lrk.train.new_distances import NewDistances
 from lrk.train.steps import samples_a_step
 
 MARK = "<!-- written by lrk-train; without this line lrk-train leaves the file alone -->"
-_EVALUATION = re.compile(r"eval_(\d+)_loss")
 
 Rows = Sequence[dict[str, Any]]
 
@@ -29,6 +28,7 @@ def model_card(
     base_model: str | None,
     new_distances: NewDistances | None = None,
     stretches: bool = True,
+    window_before: int | None = None,
 ) -> str:
     """Markdown with the metadata that the Hugging Face hub reads.
 
@@ -39,12 +39,15 @@ def model_card(
         base_model: folder or hub name of what the run extends; in a stage that of the first one.
         new_distances: what the run trained beyond the window that it began with.
         stretches: whether the run changed RoPE.
+        window_before: of the model that the run began with, in tokens.
     """
     lines = [
         *_metadata(arguments.position_method, base_model),
         MARK,
         "",
-        *_how(arguments, config, history, base_model, new_distances, stretches),
+        *_how(arguments, config, history, base_model, new_distances, stretches, window_before),
+        "",
+        *_load(arguments),
         "",
         *_measured(arguments, history),
         "",
@@ -88,6 +91,8 @@ def merge_card(
         f"merged by lrk-train: {', '.join(models)}, by `lrk.merge.{rule}`. The cards of the stages "
         "before it say how these were trained. Its licence is that of the base model.",
         "",
+        *_load(arguments),
+        "",
         *_measured(arguments, history),
         "",
         *_not_measured(arguments),
@@ -116,6 +121,7 @@ def _how(
     base_model: str | None,
     new_distances: NewDistances | None,
     stretches: bool,
+    window_before: int | None,
 ) -> Iterator[str]:
     base = base_model or "a model that the caller had at hand"
     start = arguments.model_name_or_path
@@ -133,6 +139,8 @@ def _how(
     yield ""
     yield "| | |"
     yield "|---|---|"
+    if window_before is not None:
+        yield f"| window before | {window_before:,} |"
     yield f"| positions | {arguments.position_method}, below {arguments.reach_length:,} |"
     yield f"| softmax temperature of attention in training | {arguments.attention_temperature:g} |"
     if arguments.token_loss != PLAIN:
@@ -154,15 +162,30 @@ def _how(
     yield f"| RoPE | {rope_description(config)} |"
 
 
+def _load(arguments: LrkTrainingArguments) -> Iterator[str]:
+    """For any program that knows transformers; nothing of lrk is needed."""
+    name = arguments.hub_model_id or arguments.output_dir
+    yield "## Load"
+    yield ""
+    yield "```python"
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield ""
+    yield f'model = AutoModelForCausalLM.from_pretrained("{name}", dtype="auto")'
+    yield f'tokenizer = AutoTokenizer.from_pretrained("{name}")'
+    yield "```"
+    yield ""
+    yield "The window and its RoPE are in `config.json`: nothing else is to be set."
+
+
 def _measured(arguments: LrkTrainingArguments, history: Rows) -> Iterator[str]:
     yield "## Measured"
     yield ""
     losses = [(row["step"], row["loss"]) for row in history if "loss" in row]
+    by_step = losses_by_step(history)
     evaluations: dict[int, list[tuple[int, float]]] = {}
-    for row in history:
-        for name, value in row.items():
-            if match := _EVALUATION.fullmatch(name):
-                evaluations.setdefault(int(match[1]), []).append((row["step"], value))
+    for step, found in sorted(by_step.items()):
+        for length, value in found.items():
+            evaluations.setdefault(length, []).append((step, value))
     if not losses and not evaluations:
         yield "Nothing."
         return
@@ -185,6 +208,9 @@ def _measured(arguments: LrkTrainingArguments, history: Rows) -> Iterator[str]:
             f"A simulated length spreads {arguments.train_length:,} real tokens over so many "
             "positions. It is not a text of that length."
         )
+    if losses and 0 in by_step:
+        yield ""
+        yield "Step 0 is the model before training, with the RoPE that it came with."
 
 
 def _at_step(point: tuple[int, float]) -> str:

@@ -4,24 +4,120 @@ Values of the file go through the command line's parser as the strings that stan
 value means the same in both places: `1e-5`, which YAML takes for text, is a number.
 """
 
-import json
-from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, _ArgumentGroup
+import argparse
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
+from lrk.command_line import WIDTH, add_answers, looks, underscored
 from lrk.hf.backends import BACKENDS
+from lrk.train import presets
 from lrk.train.arguments import ATTENTION, KERNELS, LrkTrainingArguments
+from lrk.train.arguments.data import DataArguments
+from lrk.train.arguments.distillation import DistillationArguments
+from lrk.train.arguments.evaluation import EvaluationArguments
+from lrk.train.arguments.kernels import KernelArguments
+from lrk.train.arguments.lora import LoraArguments
+from lrk.train.arguments.losses import LossArguments
+from lrk.train.arguments.memory import MemoryArguments
+from lrk.train.arguments.model import ModelArguments
+from lrk.train.arguments.positions import PositionArguments
+from lrk.train.arguments.prediction import PredictionArguments
+from lrk.train.arguments.processes import ProcessArguments
+from lrk.train.arguments.samples import SampleArguments
+from lrk.train.arguments.saving import SavingArguments
 from lrk.train.nearest import did_you_mean
-from lrk.train.presets import preset, preset_names
+from lrk.train.option_words import NULLS, option_words, parsed, split_file, typed
+from lrk.train.presets import preset
 from lrk.train.yaml_text import read_mapping, read_text
 
 STAGES = "stages"
-_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+USAGE = "lrk-train [CONFIG.yaml | PRESET] [--KEY VALUE ...]"
+_DATA = "--data my-documents.jsonl"
+LOOKS = looks(
+    "Extend the context window of a pretrained model by training. Options of the\n"
+    "command line beat the file, which beats the defaults.",
+    [
+        ("what a preset does and needs", f"lrk-train llama-3-8b-131072 {_DATA} --dry_run"),
+        ("train", f"lrk-train llama-3-8b-131072 {_DATA}"),
+        ("go on after an interruption", "lrk-train mine.yaml --resume_from_checkpoint auto"),
+        (
+            "a file to change and to train by",
+            "lrk-train llama-3-8b-131072 --print_preset > mine.yaml",
+        ),
+        (
+            "choose a recipe for a model and a GPU, and write its file",
+            f"lrk-train --recipe auto --model_name_or_path MODEL {_DATA} \\\n"
+            "      --target_length 131072 --output_dir outputs/mine --gpu h100",
+        ),
+        ("on 8 GPUs", "torchrun --nproc_per_node 8 -m lrk.train.command mine.yaml"),
+    ],
+    epilog="docs/training.md says what a file may hold beside these options.",
+)
+LOOKS["description"] += "\n\npresets:\n" + fill(
+    " ".join(presets.preset_names()),
+    WIDTH,
+    initial_indent="  ",
+    subsequent_indent="  ",
+    break_on_hyphens=False,
+)
+RUN, TRANSFORMERS = "run", "other options of transformers.TrainingArguments"
+SUBJECTS = {
+    "model": ModelArguments,
+    "data": DataArguments,
+    "samples": SampleArguments,
+    "positions and RoPE": PositionArguments,
+    "loss": LossArguments,
+    "teacher": DistillationArguments,
+    "LoRA": LoraArguments,
+    "memory": MemoryArguments,
+    "operations": KernelArguments,
+    "several processes": ProcessArguments,
+    "evaluation": EvaluationArguments,
+    "checkpoints": SavingArguments,
+    "dry run": PredictionArguments,
+}
+COMMON = {
+    "output_dir": "folder of the run",
+    "dry_run": "check everything, print the plan, and stop",
+    "resume_from_checkpoint": "a checkpoint's folder, or auto: the last one of output_dir",
+    "overwrite_output_dir": "delete the run that output_dir holds",
+    "learning_rate": "its largest value (default: 5e-5)",
+    "lr_scheduler_type": "such as constant, linear or cosine (default: linear)",
+    "max_steps": "steps to train (default: num_train_epochs)",
+    "num_train_epochs": "passes over the samples (default: 1.0)",
+    "per_device_train_batch_size": "samples a device and micro-batch (default: 1)",
+    "per_device_eval_batch_size": "samples a device and evaluation step (default: 1)",
+    "gradient_accumulation_steps": "micro-batches a step (default: 1)",
+    "optim": "optimizer, by transformers' name (default: adamw_torch_fused)",
+    "bf16": "bf16 autocast (default: where the processor has bf16 arithmetic)",
+    "fsdp": "shard the weights over all processes, by FSDP2 (fsdp_config: how)",
+    "seed": "of data, positions and adapters (default: 42)",
+    "eval_strategy": "when to evaluate on eval_data: no, steps or epoch (default: no)",
+    "save_steps": "steps between two checkpoints (default: 500)",
+    "save_total_limit": "checkpoints that are kept (default: all)",
+    "logging_steps": "steps between two logged losses (default: 1.0)",
+    "report_to": "where losses are logged, such as tensorboard or wandb (default: none)",
+}
+"""What a run is mostly given of transformers' options, in our words, and how it is started."""
+
+_BASH_CONFIGURATIONS = """\
+_lrk_configurations() {{
+  compgen -W '{words}' -- "$1"
+  compgen -f -X '!*.yaml' -- "$1"
+  compgen -f -X '!*.yml' -- "$1"
+  compgen -d -- "$1"
+}}"""
+_ZSH_CONFIGURATIONS = """\
+_lrk_configurations() {{
+  compadd -- {words}
+  _files -g '*.y(a|)ml'
+}}"""
 
 
 def parse(argv: Sequence[str]) -> LrkTrainingArguments:
@@ -80,7 +176,7 @@ def values(mappings: Sequence[tuple[Mapping[str, Any], str]], options: list[str]
     Args:
         mappings: keys with values as text, and where they stand, for the message.
     """
-    parser = _Parser()
+    parser = Parser()
     of_option: dict[str, list[str]] = {}
     for content, where in mappings:
         of_option |= _words(content, where, parser)
@@ -89,39 +185,14 @@ def values(mappings: Sequence[tuple[Mapping[str, Any], str]], options: list[str]
     return _nested(parsed(parser, words, parser.keys), parser)
 
 
-def split_file(argv: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The configuration file, none or one, and the other words.
+class Parser(HfArgumentParser):
+    """One option per argument; those not given are absent, so that the dataclass fills them in.
 
-    Raises:
-        ValueError: if there are several.
+    Args:
+        show_all: whether help has all of transformers' options, and not those of `COMMON` alone.
     """
-    files = [word for word in argv if word.endswith((".yaml", ".yml")) and word[0] != "-"]
-    if len(files) > 1:
-        raise ValueError(
-            f"there are {len(files)} configuration files: {', '.join(files)}; give one"
-        )
-    return [Path(file) for file in files], [word for word in argv if word not in files]
 
-
-def parsed(parser: ArgumentParser, words: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
-    """What `words` give, by argument.
-
-    Raises:
-        ValueError: for a word that `parser` does not know, with the nearest of its `keys`.
-    """
-    namespace, rest = parser.parse_known_args(words)
-    if rest:
-        key = rest[0].partition("=")[0]
-        if not key.startswith("--"):
-            raise ValueError(f"{rest[0]!r} is neither a key nor the value of one")
-        raise ValueError(f"unknown key {key!r}{did_you_mean(key, keys)}")
-    return vars(namespace)
-
-
-class _Parser(HfArgumentParser):
-    """One option per argument; those not given are absent, so that the dataclass fills them in."""
-
-    def __init__(self) -> None:
+    def __init__(self, show_all: bool = False) -> None:
         self.keys: list[str] = []
         self.ours = LrkTrainingArguments.own_names()
         hints = get_type_hints(LrkTrainingArguments)
@@ -135,15 +206,21 @@ class _Parser(HfArgumentParser):
         self.texts_or_truths = {
             name for name, hint in hints.items() if {str, bool} <= set(get_args(hint))
         }
-        self._groups: dict[str, _ArgumentGroup] = {}
-        super().__init__(
-            LrkTrainingArguments,  # type: ignore[arg-type]
-            prog="lrk-train",
-            usage="lrk-train [CONFIG.yaml | PRESET] [--KEY VALUE ...]",
-            epilog=f"presets: {', '.join(preset_names())}; --recipe auto [--gpu NAME] writes the "
-            "file that it would run: docs/recipes.md",
-            allow_abbrev=False,
-        )
+        self._show_all = show_all
+        super().__init__(prog="lrk-train", usage=USAGE, **LOOKS)
+        answers = add_answers(self, whole=_to_complete)
+        add = answers.add_argument
+        add("--help_all", action=_HelpAll, nargs=0, help="show all options of transformers too")
+        for name, shown in (
+            (presets.LIST, "what each preset is"),
+            (presets.PRINT, "that of PRESET"),
+        ):
+            add(name, action="store_true", default=SUPPRESS, help=f"show {shown}")
+        # Before any argument is added, for this is the order of help.
+        self._groups = {
+            title: self.add_argument_group(title) for title in (RUN, *SUBJECTS, TRANSFORMERS)
+        }
+        self._add_dataclass_arguments(LrkTrainingArguments)  # type: ignore[arg-type]
 
     def add_argument(self, *names: str, **options: Any) -> Action:  # type: ignore[override]
         name = names[0].lstrip("-")
@@ -154,8 +231,6 @@ class _Parser(HfArgumentParser):
                 help += f", or one of {', '.join(BACKENDS)}" if kernel == ATTENTION else ""
                 action = self.add_argument(f"--kernels.{kernel}", type=kind, help=help)
             return action
-        if not names[0].startswith("--"):
-            return super().add_argument(*names, **options)
         self.keys.append(names[0])
         if name in self.lists:
             options["nargs"] = "+"
@@ -168,20 +243,57 @@ class _Parser(HfArgumentParser):
         if name == "resume_from_checkpoint":
             options |= {"nargs": "?", "const": "true"}
         argument = name.removeprefix("no_").partition(".")[0]
-        ours = argument in self.ours
-        if ours and options.get("default") not in (None, []):
+        if argument in COMMON:
+            options["help"] = COMMON[argument]
+        elif argument in self.ours and options.get("default") not in (None, [], False):
             options["help"] += f" (default: {options['default']})"
         options |= {"default": SUPPRESS, "required": False}
+        if argument in COMMON and options.get("choices"):
+            options["metavar"] = "TEXT"  # their list is long
+        group = _group_of(argument)
+        if name.startswith("no_") or (group == TRANSFORMERS and not self._show_all):
+            options["help"] = SUPPRESS
         # The form with hyphens is not needed beside it: hyphens become underscores beforehand.
-        return self._group("lrk" if ours else "transformers").add_argument(names[0], **options)
-
-    def _group(self, owner: str) -> _ArgumentGroup:
-        if owner not in self._groups:
-            self._groups[owner] = self.add_argument_group(f"arguments of {owner}")
-        return self._groups[owner]
+        return self._groups[group].add_argument(names[0], **options)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+class _HelpAll(Action):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"default": SUPPRESS})
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        Parser(show_all=True).print_help()
+        parser.exit()
+
+
+def _group_of(argument: str) -> str:
+    """The title of an argument's group in help."""
+    for title, subject in SUBJECTS.items():
+        if argument in subject.__annotations__:
+            return title
+    of_transformers = argument in {item.name for item in fields(TrainingArguments)}
+    return TRANSFORMERS if of_transformers and argument not in COMMON else RUN
+
+
+def _to_complete() -> Parser:
+    """The parser with what completion needs beside it: what may stand in place of an option."""
+    parser = Parser(show_all=True)
+    configuration = argparse.ArgumentParser.add_argument(
+        parser, "configuration", nargs="?", help="a preset, or a YAML file"
+    )
+    words = " ".join(presets.preset_names())
+    configuration.complete = {  # type: ignore[attr-defined]
+        "bash": "_lrk_configurations",
+        "zsh": "_lrk_configurations",
+        "preamble": {
+            "bash": _BASH_CONFIGURATIONS.format(words=words),
+            "zsh": _ZSH_CONFIGURATIONS.format(words=words),
+        },
+    }
+    return parser
 
 
 def _is_list(hints: dict[str, Any], item: Any) -> bool:
@@ -198,7 +310,7 @@ def _mapping(text: str) -> dict[str, Any] | str:
     if not text.startswith("{"):
         return text
     try:
-        return _typed(read_text(text))
+        return typed(read_text(text))
     except ValueError as error:
         raise ArgumentTypeError(f"{text!r} is no mapping: {error}") from error
 
@@ -210,14 +322,7 @@ def _text_or_truth(text: str) -> str | bool:
         return text
 
 
-def underscored(word: str) -> str:
-    if not word.startswith("--"):
-        return word
-    key, equals, value = word.partition("=")
-    return "--" + key[2:].replace("-", "_") + equals + value
-
-
-def _words(content: Mapping[str, Any], where: str, parser: _Parser) -> dict[str, list[str]]:
+def _words(content: Mapping[str, Any], where: str, parser: Parser) -> dict[str, list[str]]:
     """The words of each option; none for an empty value, which means the default."""
     known = [key.lstrip("-") for key in parser.keys]
     words: dict[str, list[str]] = {}
@@ -225,7 +330,7 @@ def _words(content: Mapping[str, Any], where: str, parser: _Parser) -> dict[str,
         name = key.replace("-", "_")
         if name == "kernels" and isinstance(value, dict):
             pairs = {f"kernels.{kernel}": choice for kernel, choice in value.items()}
-        elif name == "kernels" and isinstance(value, str) and value in _NULLS:
+        elif name == "kernels" and isinstance(value, str) and value in NULLS:
             pairs = {}
         else:
             pairs = {name: value}
@@ -237,51 +342,7 @@ def _words(content: Mapping[str, Any], where: str, parser: _Parser) -> dict[str,
     return words
 
 
-def option_words(option: str, value: Any, takes_list: bool) -> list[str]:
-    """A value of a file as words of the command line; none for an empty one.
-
-    Raises:
-        ValueError: for a list where there is one value, and of what a command line has no words
-            for.
-    """
-    if isinstance(value, dict):
-        return [f"--{option}={json.dumps(_typed(value))}"]
-    if isinstance(value, list):
-        if value and not takes_list:
-            raise ValueError(f"{option} is {value}; it must be one value, not a list")
-        for item in value:
-            if not isinstance(item, str):
-                raise ValueError(f"{option} has {item!r} in its list; it must hold single values")
-            if item.startswith("-") and not _is_number(item):
-                raise ValueError(
-                    f"{option} has {item!r} in its list, which begins with '-' as keys do; of a "
-                    "file write ./ before it"
-                )
-        return [f"--{option}", *value] if value else []
-    return [] if value in _NULLS else [f"--{option}={value}"]
-
-
-def _typed(value: Any) -> Any:
-    """The scalars of a mapping as JSON has them: numbers, truth values, null, text."""
-    if isinstance(value, dict):
-        return {key: _typed(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_typed(item) for item in value]
-    try:
-        return json.loads(value)
-    except ValueError:  # no JSON, or a number of thousands of digits
-        return value
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _nested(values: dict[str, Any], parser: _Parser) -> dict[str, Any]:
+def _nested(values: dict[str, Any], parser: Parser) -> dict[str, Any]:
     """Gather `kernels.*` into one mapping, and unwrap single texts where a list is optional."""
     nested: dict[str, Any] = {}
     for name, value in values.items():

@@ -16,6 +16,7 @@ from transformers.integrations.integration_utils import (
 
 from lrk.pretrained import meta_model
 from lrk.train.arguments import LrkTrainingArguments
+from lrk.versions import pip_install
 
 _TORCHAO = ("adamw_torch_8bit", "adamw_torch_4bit")
 _HOLD_THE_MODEL = ("lomo", "adalomo")
@@ -35,7 +36,7 @@ def check_late_parts(arguments: LrkTrainingArguments, config: PretrainedConfig) 
     try:
         optimizer = _optimizer(arguments, optim, config)
     except _REFUSALS as error:
-        install = '; `pip install "lrk[low-bit]"` brings torchao' if optim in _TORCHAO else ""
+        install = f"; `{pip_install('torchao')}`" if optim in _TORCHAO else ""
         raise ValueError(f"optim {optim!r} cannot run: {_line(error)}{install}") from error
     try:
         _check_schedule(arguments, optimizer)

@@ -1,5 +1,6 @@
 """A training run from its first check to the saved model."""
 
+import copy
 import json
 import sys
 from contextlib import ExitStack, nullcontext
@@ -13,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from lrk import atomic
 from lrk.env import environment
 from lrk.hf import patch
+from lrk.hf.architectures import text_config
 from lrk.hf.backends import installed_attention
 from lrk.hf.distillation import ORIGINAL
 from lrk.lock import locked
@@ -31,6 +33,7 @@ from lrk.recipe.tokens import prompt_ids
 from lrk.recipe.upsample import length_upsampled
 from lrk.share import Share, local_share
 from lrk.train import identity, run_folder
+from lrk.train.announcement import beginning, ending
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.collective import raised_by_all
@@ -56,8 +59,20 @@ from lrk.train.trainer import LrkTrainer, training_placement
 
 
 def train(arguments: LrkTrainingArguments) -> LrkTrainer:
-    """All that `lrk-train` does, after parsing."""
-    return run(set_up(arguments))
+    """All that `lrk-train` does, after parsing; what it does and did is printed."""
+    trainer = set_up(arguments)
+    announce(trainer)
+    run(trainer)
+    if trainer.is_world_process_zero():
+        history = trainer.state.log_history
+        print(*ending(arguments, history, trainer.base_model, trainer.window_before), sep="\n")
+    return trainer
+
+
+def announce(trainer: LrkTrainer) -> None:
+    """Print what a run is about to do, in its main process."""
+    if trainer.is_world_process_zero():
+        print(*beginning(trainer), sep="\n", flush=True)
 
 
 def set_up(
@@ -291,7 +306,7 @@ def build_trainer(
                 identity.check_content(Path(checkpoint), content, arguments)
     base_model = base_model or arguments.model_name_or_path
     teacher = frozen_teacher(model, arguments) if arguments.distill == ORIGINAL else None
-    rope_before = model.config.rope_parameters
+    before = copy.deepcopy(text_config(model.config))
     extend(model, arguments.target_length, rope_plan(arguments), original)
     tokenizer.model_max_length = model.config.max_position_embeddings
     check_savable(model, tokenizer, arguments)
@@ -303,7 +318,9 @@ def build_trainer(
     trainer = LrkTrainer(trained, tokenizer, samples, arguments, evaluation)
     trainer.base_model, trainer.checkpoint = base_model, checkpoint
     trainer.teacher = teacher
-    trainer.stretches = model.config.rope_parameters != rope_before
+    trainer.window_before = before.max_position_embeddings
+    trainer.stretches = text_config(model.config).rope_parameters != before.rope_parameters
+    trainer.untouched = before if trainer.stretches else None
     trainer.identity = {**settings, **content}
     return trainer
 

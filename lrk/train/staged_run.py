@@ -34,6 +34,7 @@ from lrk.recipe import Samples, SampleStream, stream_documents
 from lrk.recipe.prepared import is_prepared, open_prepared
 from lrk.share import local_share
 from lrk.train import run_folder
+from lrk.train.announcement import ending
 from lrk.train.arguments import IMPACTFUL, LrkTrainingArguments
 from lrk.train.arguments.positions import rope_plan
 from lrk.train.checkpoints import checkpoints
@@ -41,11 +42,11 @@ from lrk.train.collective import done_by_main, raised_by_all, wait_for_all
 from lrk.train.distillation import short_length
 from lrk.train.dry_run import dry_run
 from lrk.train.extension import extend_config
-from lrk.train.identity import is_way
 from lrk.train.model_card import merge_card
 from lrk.train.preflight import check_late_parts
 from lrk.train.pretrained import load_config, load_model, load_tokenizer
 from lrk.train.session import (
+    announce,
     check_data,
     data_groups,
     evaluation_samples,
@@ -53,65 +54,18 @@ from lrk.train.session import (
     set_up,
     text_length,
 )
+from lrk.train.stage_progress import (
+    FINISHED,
+    STAGES_FILE,
+    TABLE_FILE,
+    TRAINED,
+    WAITING,
+    History,
+    Progress,
+)
 from lrk.train.stages import EVALUATION, ORIGINAL, Stage, StagedRun
 from lrk.train.token_loss import type_weights
 from lrk.train.trainer import LrkTrainer
-
-STAGES_FILE = "stages.json"
-TABLE_FILE = "stages.md"
-
-WAITING, TRAINED, FINISHED = "waiting", "trained", "finished"
-
-Losses = dict[str, float]
-
-
-class Progress:
-    """How far each stage is, in `stages.json` of the run's folder."""
-
-    def __init__(self, staged: StagedRun) -> None:
-        self._path = staged.output_dir / STAGES_FILE
-        self._stages: dict[str, dict[str, Any]] = {
-            stage.folder.name: {"state": WAITING, "settings": _as_json(stage.settings)}
-            for stage in staged.stages
-        }
-
-    def read(self) -> None:
-        """Take over what the file knows.
-
-        Raises:
-            ValueError: if a stage that is trained has other settings now, or is none any more.
-        """
-        for name, old in json.loads(self._path.read_text(encoding="utf-8")).items():
-            if old["state"] == WAITING:
-                continue
-            what = f"stage {name!r} of {str(self._path.parent)!r} is {old['state']}"
-            help = "choose another output_dir, or overwrite_output_dir"
-            if name not in self._stages:
-                raise ValueError(f"{what}, but the configuration has no such stage now: {help}")
-            settings = self._stages[name]["settings"]
-            for key in {**old["settings"], **settings}:
-                was, now = old["settings"].get(key), settings.get(key)
-                if was != now and not is_way(key):
-                    raise ValueError(f"{what} with {key} {was!r}, which is {now!r} now: {help}")
-            self._stages[name] = old
-
-    def state(self, stage: Stage) -> str:
-        return self._stages[stage.folder.name]["state"]
-
-    def losses(self, stage: Stage) -> Losses:
-        """Held-out loss by simulated length."""
-        return self._stages[stage.folder.name].get("losses", {})
-
-    def note(self, stage: Stage, state: str, losses: Losses | None = None) -> None:
-        """Write that a stage has come so far."""
-        entry = self._stages[stage.folder.name]
-        entry["state"] = state
-        if losses is not None:
-            entry["losses"] = losses
-        _once(self.write)
-
-    def write(self) -> None:
-        atomic.write_text(self._path, json.dumps(self._stages, indent=1) + "\n")
 
 
 def dry_run_stages(staged: StagedRun) -> str:
@@ -125,7 +79,7 @@ def dry_run_stages(staged: StagedRun) -> str:
     for number, stage in enumerate(staged.stages, 1):
         of = f"Stage {number} of {len(staged.stages)}: {stage.name} ({stage.kind})"
         if stage.merge is None:
-            made = stage.arguments(*staged.start_of(stage), overwrite_output_dir=True)
+            made = _begun(staged, stage)
             start = None if stage.start == ORIGINAL else configs[stage.start]
             described = dry_run(made, _from_original(staged, stage), start)
             texts.append(f"{of}, from {made.model_name_or_path}\n\n{described}")
@@ -195,7 +149,7 @@ def run_stages(staged: StagedRun) -> str:
     each stage, `stages.md` the losses as a table, `config.yaml` what the whole run was told.
 
     Returns:
-        The table.
+        The table, where the last model is, and what to type next.
 
     Raises:
         ValueError: for bad input, and if another process runs the same stages.
@@ -216,19 +170,27 @@ def _run_stages(staged: StagedRun) -> str:
     _once(lambda: _begin(staged, progress))
     for stage in staged.stages:
         if progress.state(stage) == WAITING:
-            losses = _train(staged, stage) if stage.merge is None else _merge(staged, stage)
-            progress.note(stage, TRAINED, losses)
+            history = _train(staged, stage) if stage.merge is None else _merge(staged, stage)
+            progress.note(stage, TRAINED, history)
             _release_memory()
         if progress.state(stage) == TRAINED:
             _evaluate(stage)
             progress.note(stage, FINISHED)
             _release_memory()
-    table = "\n".join(_table(staged, progress)) + "\n"
+    table = progress.table()
     _once(lambda: atomic.write_text(staged.output_dir / TABLE_FILE, table))
-    return table
+    return "\n".join([table, *_ending(staged)]) + "\n"
 
 
-def _train(staged: StagedRun, stage: Stage) -> Losses:
+def _ending(staged: StagedRun) -> Iterator[str]:
+    """Where the last model is, and what to type next."""
+    last = staged.stages[-1]
+    arguments = last.arguments(staged.model, None)
+    window = load_config(_from_original(staged, last)).max_position_embeddings
+    return ending(arguments, [], staged.model, window)
+
+
+def _train(staged: StagedRun, stage: Stage) -> History:
     try:
         with raised_by_all():
             goes_on = stage.start != ORIGINAL
@@ -236,7 +198,8 @@ def _train(staged: StagedRun, stage: Stage) -> Losses:
         trainer = set_up(_training_arguments(staged, stage), staged.model, original)
     except ValueError as error:
         raise ValueError(f"stage {stage.name!r}: {error}") from error
-    return _losses(run(trainer))
+    announce(trainer)
+    return run(trainer).state.log_history
 
 
 def _from_original(staged: StagedRun, stage: Stage) -> LrkTrainingArguments:
@@ -246,15 +209,22 @@ def _from_original(staged: StagedRun, stage: Stage) -> LrkTrainingArguments:
 
 def _training_arguments(staged: StagedRun, stage: Stage) -> LrkTrainingArguments:
     """Those that go on from what a stage has left, or begin it."""
-    start = staged.start_of(stage)
-    begun = stage.arguments(*start, overwrite_output_dir=True)
+    begun = _begun(staged, stage)
     # Of models alone nothing goes on.
     if begun.save_only_model or not checkpoints(stage.folder):
         return begun
-    return stage.arguments(*start, resume_from_checkpoint="true")
+    return _begun(staged, stage, resume_from_checkpoint="true", overwrite_output_dir=False)
 
 
-def _merge(staged: StagedRun, stage: Stage) -> Losses:
+def _begun(staged: StagedRun, stage: Stage, **changes: Any) -> LrkTrainingArguments:
+    """Those that begin it. What the stage before has left was evaluated at its end."""
+    first: dict[str, Any] = {"overwrite_output_dir": True}
+    if stage.start != ORIGINAL and "eval_on_start" not in stage.values:
+        first["eval_on_start"] = False
+    return stage.arguments(*staged.start_of(stage), **first | changes)
+
+
+def _merge(staged: StagedRun, stage: Stage) -> History:
     """Merge, evaluate and describe; the model is whole where it exists."""
     assert stage.merge is not None
     names = stage.merge.models
@@ -269,17 +239,17 @@ def _merge(staged: StagedRun, stage: Stage) -> Losses:
     config = load_config(arguments)
     tokenizer = load_tokenizer(arguments, config)
     samples = evaluation_samples(arguments, tokenizer)
-    losses, history = {}, []
+    history: History = []
     if samples is not None:
         (stage.folder / run_folder.METRICS_FILE).unlink(missing_ok=True)
         model = patch(load_model(arguments), **arguments.kernels)
         trainer = LrkTrainer(model, tokenizer, samples, arguments, samples)
         trainer.evaluate()
-        losses, history = _losses(trainer), trainer.state.log_history
+        history = trainer.state.log_history
     merged = [name if name == ORIGINAL else Path(staged.model_of(name)).name for name in names]
     card = merge_card(arguments, config, history, staged.model, merged, stage.merge.rule)
     _once(lambda: atomic.write_text(stage.folder / run_folder.MODEL_CARD_FILE, card))
-    return losses
+    return history
 
 
 def _evaluate(stage: Stage) -> None:
@@ -293,30 +263,6 @@ def _evaluate(stage: Stage) -> None:
     except ValueError as error:
         raise ValueError(f"stage {stage.name!r}: {error}") from error
     evaluator.run(evaluation, model)
-
-
-def _losses(trainer: LrkTrainer) -> Losses:
-    """The last evaluation at each simulated length."""
-    found: Losses = {}
-    for row in trainer.state.log_history:
-        for length in map(str, trainer.args.eval_lengths or []):
-            if f"eval_{length}_loss" in row:
-                found[length] = row[f"eval_{length}_loss"]
-    return found
-
-
-def _table(staged: StagedRun, progress: Progress) -> Iterator[str]:
-    """Markdown: a row for each stage, a column for each simulated length."""
-    lengths = sorted({int(n) for stage in staged.stages for n in progress.losses(stage)})
-    yield f"| stage | {' | '.join(f'{length:,}' for length in lengths)} |"
-    yield "|---" * (len(lengths) + 1) + "|"
-    for stage in staged.stages:
-        losses = progress.losses(stage)
-        cells = [f"{losses[str(n)]:.4f}" if str(n) in losses else "" for n in lengths]
-        yield f"| {' | '.join([stage.folder.name, *cells])} |"
-    if lengths:
-        yield ""
-        yield "Held-out loss in nats a token, at simulated lengths."
 
 
 def _check_folder(staged: StagedRun) -> Progress:
@@ -475,7 +421,3 @@ def _release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def _as_json(settings: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(settings, default=str))

@@ -57,6 +57,7 @@ _OF_MERGE = ("models", "rule", "weights", "t")
 _OF_ADAPTERS = tuple(LoraArguments.__annotations__)
 _OF_MERGED_MODEL = ("eval_data", "eval_lengths", "eval_position_method")
 _ACTIONS = ("resume_from_checkpoint", "overwrite_output_dir", "dry_run")
+_PREDICTIONS = ("gpu", "dollars_per_hour")
 _OF_RUN = ("output_dir", "model_name_or_path", "gguf_file", *_ACTIONS, STAGES)
 _NOT_OF_EVALUATION = ("model", "output_dir", "dry_run", "overwrite_output_dir", "shard")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -379,7 +380,8 @@ def _check(staged: StagedRun) -> None:
 
 def _dumped(document: Mapped) -> str:
     """As YAML, less how the run was started, and less secrets."""
-    kept = without_secrets({k: value for k, value in document.items() if k not in _ACTIONS})
+    left_out = (*_ACTIONS, *_PREDICTIONS)
+    kept = without_secrets({k: value for k, value in document.items() if k not in left_out})
     kept[STAGES] = [without_secrets(stage) for stage in document[STAGES]]
     return yaml.dump(kept, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=100)
 

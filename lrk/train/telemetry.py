@@ -1,25 +1,16 @@
 """What a run reports while it trains: speed, memory, `metrics.jsonl`, the progress bar."""
 
 import json
-import resource
-import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from lrk.atomic import SaveError, write_text
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Largest memory so far: allocated tensors on a GPU, resident pages of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+from lrk.progress import Advance, progress
 
 
 class Throughput(TrainerCallback):
@@ -107,8 +98,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-class ProgressBar(ProgressCallback):
-    """transformers' bar, with the last training log on it instead of a line for each."""
+class ProgressBar(TrainerCallback):
+    """Steps on stderr, the last log beside them; the losses of an evaluation on stdout."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._advance: Advance | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, *others: Any, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            shown = progress("step", state.max_steps, state.global_step)
+            self._advance = self._open.enter_context(shown)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        if self._advance is not None:
+            self._advance()
 
     def on_log(
         self,
@@ -118,10 +124,22 @@ class ProgressBar(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs is None or "tokens_per_second" not in logs:
-            super().on_log(args, state, control, logs=logs, **kwargs)
-        elif self.training_bar is not None:
-            self.training_bar.set_postfix_str(
-                f"loss {logs['loss']:.4f}, {logs['tokens_per_second']:,.0f} tokens/s, "
-                f"peak {logs['peak_memory_gib']:.1f} GiB"
+        if self._advance is None or logs is None:
+            return
+        if "tokens_per_second" in logs:
+            self._advance(
+                0,
+                note=f"loss {logs['loss']:.4f}, {logs['tokens_per_second']:,.0f} tokens/s, "
+                f"peak {logs['peak_memory_gib']:.1f} GiB",
             )
+        for name, value in logs.items():
+            if name.startswith("eval_") and name.endswith("_loss"):
+                print(f"step {state.global_step}: {name} {value:.4f}", flush=True)
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar away, also where a run ends otherwise."""
+        self._open.close()
+        self._advance = None

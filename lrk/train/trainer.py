@@ -21,6 +21,7 @@ from transformers.training_args import TrainingArguments
 from lrk.atomic import write_text
 from lrk.fsdp import keep_digits
 from lrk.hf.causal_lm import LrkForCausalLM
+from lrk.peak_memory import peak_memory_gib
 from lrk.recipe import Collator, PlacedSamples, Placement, Sample, Samples, SampleStream
 from lrk.recipe.mixture import MixedSamples
 from lrk.recipe.placement import PlacedSample
@@ -32,14 +33,15 @@ from lrk.train.lean import LeanSteps
 from lrk.train.model_card import MARK, model_card
 from lrk.train.new_distances import NewDistances
 from lrk.train.run_folder import METRICS_FILE, MODEL_CARD_FILE
-from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, peak_memory_gib
+from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput
 from lrk.train.token_loss import WeightedTokens
+from lrk.train.untouched import EvaluatesUntouched
 from lrk.transformers_4 import make_readable
 
 logger = logging.getLogger(__name__)
 
 
-class LrkTrainer(WeightedTokens, LeanSteps):
+class LrkTrainer(EvaluatesUntouched, WeightedTokens, LeanSteps):
     """`transformers.Trainer` on `Samples` or a `SampleStream`.
 
     Args:
@@ -54,6 +56,7 @@ class LrkTrainer(WeightedTokens, LeanSteps):
     Attributes:
         base_model: that the model card names; a stage starts from another one than the whole run.
         checkpoint: that the run goes on from, or None.
+        window_before: of the model that the run began with, in tokens.
         new_distances: what is trained beyond the model's window, for the model card.
         stretches: whether the run changed the RoPE of the model that it began with, for the model
             card too.
@@ -75,6 +78,7 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         self.throughput = Throughput()
         self.base_model = arguments.model_name_or_path
         self.checkpoint: str | None = None
+        self.window_before = arguments.target_length
         self.new_distances: NewDistances | None = None
         self.stretches = True
         metrics = Path(arguments.output_dir or "") / METRICS_FILE
@@ -90,6 +94,15 @@ class LrkTrainer(WeightedTokens, LeanSteps):
         if not arguments.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'; a run that is ended by an exception leaves the terminal as it was."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, ProgressBar):
+                    callback.close()
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
@@ -159,7 +172,13 @@ class LrkTrainer(WeightedTokens, LeanSteps):
             config = self.accelerator.unwrap_model(self.model).config
             history = self.state.log_history
             card = model_card(
-                self.args, config, history, self.base_model, self.new_distances, self.stretches
+                self.args,
+                config,
+                history,
+                self.base_model,
+                self.new_distances,
+                self.stretches,
+                self.window_before,
             )
             write_text(path, card)
 

@@ -84,6 +84,6 @@ def test_without_the_package(monkeypatch, tokenizer, tmp_path):
     monkeypatch.setattr(
         "importlib.util.find_spec", lambda name: None if name == "bm25s" else find(name)
     )
-    with pytest.raises(ValueError, match=r"bm25s, which is not installed: pip install 'lrk\[asse"):
+    with pytest.raises(ValueError, match=r"bm25s, which is not installed: pip install .bm25s>=0"):
         assemble(Assembly(["x"], "neighbours"), tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -32,7 +32,7 @@ def test_prepare_and_select(corpus, tokenizer, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "the following arguments are required: command"),
+        ([], "the following arguments are required: COMMAND"),
         (["analyse"], "invalid choice: 'analyse'"),
         (["prepare"], "the following arguments are required: --data, --tokenizer, --output_dir"),
         (["prepare", "--dat", "x"], "the following arguments are required: --data"),

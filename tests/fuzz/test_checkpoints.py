@@ -18,8 +18,8 @@ from safetensors.torch import load, load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lrk import merge
-from lrk.analysis import command as analyzing
 from lrk.analysis.folder import TABLE
+from lrk.data.command import main as lrk_data
 from lrk.eval import command as evaluating
 from lrk.eval.fitting import Trial
 from lrk.eval.haystack import read_essay
@@ -238,7 +238,7 @@ def test_an_analysis(models, corpus, tmp_path):
         *("--data", str(corpus), "--length", "40", "--samples", "10", "--parts_of_speech", "false"),
         *("--min_lift", "0.5", "--device", "cpu", "--output_dir", str(folder)),
     ]
-    assert analyzing.main(words) == 0
+    assert lrk_data(["analyze", *words]) == 0
     folder.rename(tmp_path / "whole")
     table = (tmp_path / "whole" / "impactful.json").read_bytes()
 
@@ -248,7 +248,7 @@ def test_an_analysis(models, corpus, tmp_path):
     def tried(seed: int) -> tuple[tuple[int, str], Outcome]:
         shutil.copytree(tmp_path / "whole", folder)
         name = damage_one(Random(seed), folder)
-        outcome = checked(of_command(analyzing.main, words), check)
+        outcome = checked(of_command(lrk_data, ["analyze", *words]), check)
         shutil.rmtree(folder)
         return (seed, name), named(outcome, str(folder), str(models["whole"]), "extended")
 

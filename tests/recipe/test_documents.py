@@ -7,7 +7,8 @@ import datasets
 import pytest
 
 from lrk.recipe import document_stream as module
-from lrk.recipe import load_documents
+from lrk.recipe import load_documents, stream_documents
+from lrk.recipe.data_files import content_hashes
 
 
 @pytest.fixture
@@ -49,6 +50,24 @@ def test_sources_are_joined_in_order_and_another_column_can_hold_the_text(corpus
     assert loaded["text"][:] == ["1", "2", "first\nfile\n"]
 
 
+def test_a_source_can_name_a_column_of_its_own(corpus):
+    rows, packed = str(corpus / "rows.parquet"), str(corpus / "*.jsonl.gz")
+    assert load_documents([f"{rows}#body", packed, rows])["text"][:] == [
+        *("1", "2", "packed", "row one", "row two")
+    ]
+    assert list(stream_documents([f"{rows}#body"])) == [{"text": "1"}, {"text": "2"}]
+    assert content_hashes([f"{rows}#body"]) == content_hashes([rows])
+    with pytest.raises(ValueError, match="no column 'content'; text_column must be one of"):
+        load_documents([f"{rows}#content"])
+    with pytest.raises(ValueError, match=r"rows.parquet#' must read PLACE#COLUMN, or have no '#'"):
+        load_documents([f"{rows}#"])
+
+
+def test_a_name_with_a_hash_is_a_name(corpus):
+    (corpus / "a#b.txt").write_text("third file")
+    assert load_documents([str(corpus / "a#b.txt")])["text"][:] == ["third file"]
+
+
 def test_a_hub_data_set_goes_through_load_dataset(monkeypatch):
     calls = []
 
@@ -57,7 +76,7 @@ def test_a_hub_data_set_goes_through_load_dataset(monkeypatch):
         return datasets.Dataset.from_dict({"text": ["from the hub"], "id": [1]})
 
     monkeypatch.setattr(module, "load_dataset", load_dataset)
-    sources = ["hub:owner/books", "hub:owner/books/english:validation"]
+    sources = ["hub:owner/books", "hub:owner/books/english:validation#text"]
     assert load_documents(sources)["text"][:] == ["from the hub"] * 2
     assert calls == [
         (("owner/books", None), {"split": "train"}),

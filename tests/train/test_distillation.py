@@ -458,7 +458,7 @@ def test_the_plan_and_the_model_card_say_who_teaches(arguments, sharp, given, sa
     text = dry_run(made)
     assert f"  teacher          {said}\n" in text
     assert "Self-distillation: " in text
-    assert "\n  teacher " in text.split("Peak of each phase")[1]
+    assert "teacher " in text.split("  each phase  ")[1].splitlines()[0]
     card = model_card(made, AutoConfig.from_pretrained(sharp), [{"step": 1, "loss": 2.0}], None)
     assert f"| self-distillation | {given['distill']}, weight 0.7 |\n" in card
     assert "| training, with the divergence from the teacher | 2.0000 (step 1)" in card

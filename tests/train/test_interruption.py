@@ -56,6 +56,7 @@ def test_the_step_is_finished_and_the_run_goes_on_from_it(
         "eval_data": [str(corpus / "held_out")],
         "eval_strategy": "steps",
         "eval_steps": 3,
+        "eval_on_start": False,
         "save_strategy": "no",
     }
     straight = tmp_path / "straight"
@@ -76,8 +77,22 @@ def test_the_step_is_finished_and_the_run_goes_on_from_it(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_signal_before_the_first_step_ends_the_run_after_it(arguments, corpus, tmp_path):
+    """The evaluation of the untouched model is left, and not made again by the run that goes on."""
+    options = {"max_steps": 2, "eval_data": [str(corpus / "held_out")], "save_strategy": "no"}
+    trainer = set_up(arguments(**options))
+    trainer.add_callback(Send(signal.SIGINT, None))
+    with pytest.raises(Interrupted, match=r"after step 1, which is in '.*checkpoint-1'"):
+        run(trainer)
+    again = train(arguments(**options, resume_from_checkpoint="true"))
+    straight = train(arguments(**options, output_dir=str(tmp_path / "straight")))
+    for name, tensor in straight.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+
+
 def test_after_the_last_step_the_final_evaluation_is_left_to_the_next_start(arguments, corpus):
     options = {"max_steps": 2, "eval_data": [str(corpus / "held_out")], "save_strategy": "no"}
+    options["eval_on_start"] = False
     trainer = set_up(arguments(**options))
     trainer.add_callback(Send(signal.SIGINT, None))
     with pytest.raises(Interrupted, match="after step 2"):

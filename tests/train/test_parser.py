@@ -1,8 +1,11 @@
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
-from lrk.train import parse
+from lrk.train import LrkTrainingArguments, parse
+from lrk.train.command import main
 from lrk.train.presets import preset_names
 from lrk.train.stages import parse_stages
 
@@ -184,4 +187,30 @@ def test_help_names_every_argument(capsys):
     text = capsys.readouterr().out
     assert "--learning_rate" in text
     assert "llama-3-8b-131072" in text
-    assert text.index("arguments of lrk") < text.index("--contiguous_share")
+    places = [text.index(part) for part in ("--help_all", "positions and RoPE:", "--rope_theta")]
+    assert places == sorted(places)
+    of_transformers = {item.name for item in fields(TrainingArguments)}
+    for name in set(LrkTrainingArguments.own_names()) - of_transformers - {"kernels"}:
+        assert f"--{name} " in text
+    assert "--weight_decay" not in text
+    with pytest.raises(SystemExit, match="0"):
+        parse(["--help_all"])
+    whole = capsys.readouterr().out
+    assert all(f"--{name} " in whole for name in of_transformers)
+
+
+def test_presets_are_listed_and_printed(capsys):
+    assert main(["--list-presets"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == preset_names()
+    assert all(len(line) <= 100 for line in listed)
+    assert main(["qwen3-8b-131072", "--print_preset"]) == 0
+    assert capsys.readouterr().out == (ROOT / "configs" / "qwen3-8b-131072.yaml").read_text()
+    assert main(["--print_preset"]) == 2
+    assert "--print_preset prints one preset" in capsys.readouterr().err
+    assert main(["qwen3-8b", "--print_preset"]) == 2
+    assert "did you mean 'qwen3-8b-131072'" in capsys.readouterr().err
+    assert main([]) == 2
+    said = capsys.readouterr()
+    assert "lrk-train PRESET --data my-documents.jsonl" in said.err + said.out
+    assert said.out == ""

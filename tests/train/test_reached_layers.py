@@ -186,7 +186,7 @@ def test_a_run_that_reaches_no_layer_is_refused():
 @pytest.mark.parametrize(
     ("model_type", "changes", "statements"),
     [
-        ("smollm3", {}, ["that are new; 6 of 8 layers are reached; 2 without RoPE", "Peak "]),
+        ("smollm3", {}, ["that are new; 6 of 8 layers are reached; 2 without RoPE", "peak "]),
         (
             "mixtral",
             {"num_local_experts": 4, "sliding_window": None},

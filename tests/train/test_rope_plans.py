@@ -70,15 +70,14 @@ def test_the_saved_model_is_stock_and_says_its_plan(arguments, factors, model_fo
 
 
 def test_the_dry_run_names_the_plan(arguments, longrope, model_folder):
-    assert "RoPE             default, base 305,674, by theta; before default, base 10,000" in (
-        dry_run(arguments())
-    )
-    assert "RoPE             yarn, base 10,000, factor 4, original window 64, by yarn" in (
+    before = "RoPE             default, base 10,000 -> "
+    assert f"{before}default, base 305,674, by rope_scaling theta\n" in dry_run(arguments())
+    assert f"{before}yarn, base 10,000, factor 4, original window 64, by rope_scaling yarn" in (
         dry_run(arguments(rope_scaling="yarn"))
     )
     assert (
-        "RoPE             longrope, base 10,000, factor 4, attention factor 1.25, divisors 1 to "
-        "4.5, original window 64, by longrope; before default" in dry_run(arguments(**longrope))
+        f"{before}longrope, base 10,000, factor 4, attention factor 1.25, divisors 1 to 4.5, "
+        "original window 64, by rope_scaling longrope\n" in dry_run(arguments(**longrope))
     )
     assert "RoPE             default, base 10,000: the model's own" in (
         dry_run(arguments(target_length=64, rope_scaling="yarn", position_method="contiguous"))

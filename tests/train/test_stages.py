@@ -20,6 +20,7 @@ from lrk.positions import scaled_rope_theta
 from lrk.recipe import ImpactfulTokens
 from lrk.train import LrkTrainingArguments, parse
 from lrk.train.command import main
+from lrk.train.evaluations import losses_by_step
 from lrk.train.model_card import merge_card, model_card
 from lrk.train.parser import given
 from lrk.train.staged_run import check, run_stages
@@ -239,13 +240,25 @@ def test_three_stages(config, corpus, model_folder, options, capsys):
     assert main([path]) == 0
     root = Path(options["output_dir"])
     table = (root / "stages.md").read_text()
-    assert capsys.readouterr().out.endswith(table)
-    for name in ("01-extension", "02-annealing", "03-merge"):
+    said = capsys.readouterr().out
+    first, _, last = said.partition(table)
+    # Each stage that trains says so, and only the first one evaluates the model before it.
+    assert [line for line in first.splitlines() if line.startswith("Training ")] == [
+        *(f"Training {model_folder}", f"Training {root / '01-extension'}")
+    ]
+    assert first.count("the untouched model is evaluated") == 1
+    assert f"Saved to {root / '03-merge'}: the model" in last
+    assert f"--model {model_folder} --tasks passkey --lengths 64 256" in last
+    for name in ("original", "01-extension", "02-annealing", "03-merge"):
         assert f"| {name} | " in table
+    for name in ("01-extension", "02-annealing", "03-merge"):
         assert (root / name / "evaluation" / "results.json").exists()
     record = json.loads((root / "stages.json").read_text())
     assert {each["state"] for each in record.values()} == {"finished"}
     assert all(each["losses"].keys() == {"32", "256"} for each in record.values())
+    rows = read_metrics(root / "01-extension" / "metrics.jsonl")
+    before = losses_by_step(rows)[0]
+    assert f"| original | {before[32]:.4f} | {before[256]:.4f} |" in table
     rates = [
         row["learning_rate"]
         for row in read_metrics(root / "02-annealing" / "metrics.jsonl")
@@ -278,7 +291,7 @@ def test_three_stages(config, corpus, model_folder, options, capsys):
     for words in ([], other_ways):
         assert main([path, "--resume_from_checkpoint", "true", *words]) == 0
         assert {file: file.stat().st_mtime_ns for file in times} == times
-        assert capsys.readouterr().out == table
+        assert capsys.readouterr().out.startswith(table)
 
     assert main([path]) == 2
     assert "holds another run (stages.json)" in capsys.readouterr().err
@@ -302,8 +315,8 @@ def test_full_length_in_a_window_that_grows(config, options, capsys):
     text = capsys.readouterr().out
     bases = [scaled_rope_theta(10_000.0, 64, length, 8) for length in (128, 256)]
     of_each = [f"default, base {base:,.0f}" for base in bases]
-    assert f"RoPE             {of_each[0]}, by theta; before default, base 10,000\n" in text
-    assert f"RoPE             {of_each[1]}, by theta; before {of_each[0]}\n" in text
+    assert f"RoPE             default, base 10,000 -> {of_each[0]}, by rope_scaling" in text
+    assert f"RoPE             {of_each[0]} -> {of_each[1]}, by rope_scaling theta\n" in text
     for window in (64, 128):
         assert f"lie beyond the model's window of {window}; " in text
 

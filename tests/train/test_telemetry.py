@@ -2,11 +2,9 @@ import json
 import math
 from types import SimpleNamespace
 
-import torch
 from transformers import TrainerState, TrainingArguments
 
-from lrk.train.loss_curve import draw_loss_curve
-from lrk.train.telemetry import MetricsFile, Throughput, peak_memory_gib, read_metrics
+from lrk.train.telemetry import MetricsFile, Throughput, read_metrics
 
 
 def test_throughput_counts_steps_but_not_evaluations_or_saves(monkeypatch):
@@ -51,22 +49,3 @@ def test_other_processes_write_nothing(tmp_path):
     state = SimpleNamespace(is_world_process_zero=False, global_step=1)
     MetricsFile(tmp_path / "m").on_log(None, state, None, logs={"loss": 0.5})
     assert not (tmp_path / "m").exists()
-
-
-def test_peak_memory_grows_with_an_allocation():
-    before = peak_memory_gib(torch.device("cpu"))
-    held = torch.ones(2**27)
-    assert peak_memory_gib(torch.device("cpu")) >= before > 0
-    assert held.sum() > 0
-
-
-def test_the_loss_curve_is_a_picture(tmp_path):
-    rows = [
-        {"step": 1, "loss": 3.0, "learning_rate": 1e-3},
-        {"step": 2, "loss": 2.0},
-        {"step": 2, "eval_131072_loss": 2.5, "eval_131072_runtime": 1.0},
-    ]
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    draw_loss_curve(path, tmp_path / "loss.png")
-    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lrk.versions import pip_install
+
 # Terms of a query: of a text, those that weigh most by tf * idf. Lucene's MoreLikeThis takes 25
 # words; a word is about two tokens. A query of all terms would mostly go over those that half of
 # the texts have.
@@ -29,10 +31,7 @@ Tokens = NDArray[np.int32]
 def check_installed() -> None:
     """Raise `ValueError` if bm25s is not there."""
     if importlib.util.find_spec("bm25s") is None:
-        raise ValueError(
-            "assemble needs bm25s, which is not installed: pip install 'lrk[assemble]', or "
-            "pip install bm25s"
-        )
+        raise ValueError(f"assemble needs bm25s, which is not installed: {pip_install('bm25s')}")
 
 
 class Bm25:

@@ -18,7 +18,7 @@ COUNTS = ("documents_read", "duplicates", "assembled", "parts", "documents_used"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Those of `Assembly` and `Verification`."""
-    add = parser.add_argument
+    add = parser.add_argument_group("samples").add_argument
     add("--data", nargs="+", required=True, help="folders that lrk-data prepare wrote")
     add("--method", required=True, help=f"one of {', '.join(METHODS)}")
     add("--target_length", type=int, default=131_072, help="tokens of a sample (default: 131072)")
@@ -31,6 +31,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=SHARD_TOKENS,
         help=f"tokens of the samples in a shard (default: {SHARD_TOKENS})",
     )
+    add = parser.add_argument_group("verification by a model").add_argument
     add("--verify_model", help="keep what long context helps this model (default: keep all)")
     add("--verify_gguf_file", help="GGUF file in its folder; its weights are dequantised")
     add("--verify_dtype", help="dtype of its weights (default: auto)")

@@ -27,13 +27,18 @@ class EvaluationArguments:
 
 
 def resolve(arguments: "LrkTrainingArguments") -> None:
-    """The metric that chooses models or learning rates: the loss at the target length.
+    """Whether the untouched model is evaluated, and the metric that chooses models or learning
+    rates: the loss at the target length.
 
     transformers' own default, `eval_loss`, is of a single evaluation set; here each length has one.
 
     Raises:
-        ValueError: for a metric that no evaluation gives.
+        ValueError: for a metric that no evaluation gives, and an evaluation of nothing.
     """
+    if arguments.eval_on_start and not arguments.eval_data:
+        raise ValueError("eval_on_start is true, but eval_data is empty; name what to evaluate on")
+    if arguments.eval_on_start is None:
+        arguments.eval_on_start = bool(arguments.eval_data)
     compares = (
         arguments.load_best_model_at_end
         or arguments.save_strategy == "best"

@@ -7,6 +7,7 @@ from transformers.utils.import_utils import BITSANDBYTES_MIN_VERSION, is_bitsand
 
 from lrk.train.arguments.argument import help_text
 from lrk.train.engine import Engine
+from lrk.versions import pip_install
 
 if TYPE_CHECKING:
     from lrk.train.arguments.training import LrkTrainingArguments
@@ -83,7 +84,8 @@ def _check_4bit(arguments: "LrkTrainingArguments") -> None:
     if not is_bitsandbytes_available():
         raise ValueError(
             "load_in_4bit is true, but bitsandbytes "
-            f"{BITSANDBYTES_MIN_VERSION} or newer is not installed; `pip install lrk[qlora]`"
+            f"{BITSANDBYTES_MIN_VERSION} or newer is not installed; "
+            f"`{pip_install('bitsandbytes')}`"
         )
 
 

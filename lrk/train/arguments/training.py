@@ -1,6 +1,7 @@
 """All arguments of a training run, and what belongs to no subject alone."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -22,6 +23,7 @@ from lrk.train.arguments import (
     memory,
     model,
     positions,
+    prediction,
     processes,
     ranges,
     samples,
@@ -32,16 +34,22 @@ from lrk.train.arguments.losses import IMPACTFUL
 from lrk.train.engine import engine_of, launched_with_deepspeed
 
 # How a run was started, not what it is: left out of the resolved configuration.
-_ACTIONS = frozenset({"dry_run", "overwrite_output_dir", "resume_from_checkpoint"})
+_ACTIONS = frozenset(
+    {
+        *("dry_run", "gpu", "dollars_per_hour"),
+        *("overwrite_output_dir", "resume_from_checkpoint"),
+    }
+)
 
 
 # Files and packages that transformers opens when the arguments are made.
 _OPENED = ("deepspeed", "accelerator_config", "fsdp_config", "parallelism_config")
 
 
-# Python takes the fields of the last base first: read upwards, this is the order of `--help`.
+# Python takes the fields of the last base first: read upwards, this is their order.
 @dataclass
 class LrkTrainingArguments(
+    prediction.PredictionArguments,
     saving.SavingArguments,
     lora.LoraArguments,
     processes.ProcessArguments,
@@ -91,6 +99,12 @@ class LrkTrainingArguments(
         metadata=help_text("bf16 autocast (default: where the processor has bf16 arithmetic)"),
     )
 
+    eval_on_start: bool | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata=help_text(
+            "evaluate the untouched model before the first step (default: if there are eval_data)"
+        ),
+    )
     fsdp: bool | str | None = field(  # type: ignore[assignment]
         default=None,
         metadata=help_text("shard the weights over all processes, by FSDP2 (fsdp_config: how)"),
@@ -103,7 +117,10 @@ class LrkTrainingArguments(
         self._resolve()
         self._check()
         try:
-            super().__post_init__()
+            with warnings.catch_warnings():
+                # The older name is the one that every supported transformers knows.
+                warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+                super().__post_init__()
         except (ImportError, OSError, TypeError, KeyError, NotImplementedError) as error:
             # A configuration that is half made would stay that of the process.
             unset_hf_deepspeed_config()
@@ -211,6 +228,7 @@ class LrkTrainingArguments(
         kernels.check(self)
         memory.check(self)
         saving.check(self)
+        prediction.check(self)
         self._check_conflicts()
 
     def _check_conflicts(self) -> None:
@@ -233,8 +251,9 @@ class LrkTrainingArguments(
     def to_yaml(self) -> str:
         """The recipe's arguments, and those of transformers that were not left at their default.
 
-        `lrk-train` reads it back to the same arguments. How a run was started (`dry_run`,
-        `overwrite_output_dir`, `resume_from_checkpoint`) is left out, and so are secrets.
+        `lrk-train` reads it back to the same arguments. How a run was started (`dry_run` and what
+        it predicts for, `overwrite_output_dir`, `resume_from_checkpoint`) is left out, and so are
+        secrets.
         """
         values = without_secrets(self.to_dict())
         changed = [

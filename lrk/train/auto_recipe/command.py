@@ -9,10 +9,10 @@ from typing import NoReturn
 from lrk.atomic import write_text
 from lrk.output_folder import check_output_dir
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.auto_recipe.card import card_of
 from lrk.train.auto_recipe.evidence import read_evidence
 from lrk.train.auto_recipe.recipe import Subject, make_recipe
 from lrk.train.auto_recipe.survey import survey
+from lrk.train.card import card_of
 from lrk.train.nearest import require_one_of
 from lrk.train.parser import STAGES, read_configuration, underscored, values
 from lrk.train.pretrained import load_config, load_tokenizer

@@ -16,8 +16,8 @@ from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB
 from lrk.plan.settings import LOW_BIT, OPTIMIZERS
 from lrk.pretrained import meta_model
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.auto_recipe.card import Card
-from lrk.train.dry_run import STATELESS, kernels_implementation, plan_settings
+from lrk.train.card import Card
+from lrk.train.planned_step import STATELESS, kernels_implementation, plan_settings
 
 LORA_RANK = 16
 # LongLoRA (2309.12307, 3.3): adapters alone do not learn long context.

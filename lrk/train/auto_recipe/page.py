@@ -5,11 +5,11 @@ from textwrap import fill
 
 from lrk.plan.configs import load_config
 from lrk.train.auto_recipe import rules, schedule
-from lrk.train.auto_recipe.card import card_of
 from lrk.train.auto_recipe.evidence import Evidence
 from lrk.train.auto_recipe.ladder import rungs
 from lrk.train.auto_recipe.recipe import Recipe, Subject, make_recipe
 from lrk.train.auto_recipe.survey import DOCUMENTS
+from lrk.train.card import card_of
 
 CONFIGURATIONS = (
     ("llama-3-8b", 131_072, "h100"),
@@ -25,9 +25,9 @@ _HEAD = """\
 
 <!-- `python -m lrk.train.auto_recipe` writes this page from the evidence: edit its code. -->
 
-```
-lrk-train --recipe auto --model_name_or_path meta-llama/Meta-Llama-3-8B --data my.jsonl \\
-    --target_length 131072 --output_dir outputs/llama --gpu h100
+```bash
+lrk-train --recipe auto --model_name_or_path meta-llama/Meta-Llama-3-8B --gpu h100 \\
+    --data my-documents.jsonl --target_length 131072 --output_dir outputs/llama
 lrk-train outputs/llama/recipe.yaml --dry_run
 lrk-train outputs/llama/recipe.yaml
 ```

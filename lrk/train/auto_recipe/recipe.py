@@ -19,14 +19,15 @@ from lrk.rope_factors import read_rope_factors
 from lrk.rope_scaling import RopePlan
 from lrk.train.arguments import TRAIN_SHARE, without_secrets
 from lrk.train.auto_recipe import rules
-from lrk.train.auto_recipe.card import Card
 from lrk.train.auto_recipe.choices import GIVEN, Choice, Choices, grouped
 from lrk.train.auto_recipe.evidence import Evidence
 from lrk.train.auto_recipe.ladder import Tried, climb, fits
 from lrk.train.auto_recipe.schedule import choose_schedule
 from lrk.train.auto_recipe.survey import Survey
+from lrk.train.card import Card
 from lrk.train.extension import extend_config
 from lrk.train.reached_layers import ReachedLayers, reached_layers
+from lrk.versions import pip_install
 
 FEW_LONG = 0.1
 """Share of the text in documents of a whole sample, below which assembling is worth a look."""
@@ -183,7 +184,7 @@ def make_recipe(
             "train all of them: docs/scale.md"
         )
     if choices.values.get("optim") == "adamw_torch_8bit":
-        notes.append('the 8-bit optimizer needs `pip install "lrk[low-bit]"`')
+        notes.append(f"the 8-bit optimizer needs `{pip_install('torchao')}`")
     if compares_full_length and studied is not None and rules.is_ahead(evidence, studied):
         notes.append(_beside_full_length(subject, choices, evidence, studied, tried[-1]))
     return Recipe(subject, tuple(choices), tuple(notes), tuple(tried), evidence.made_by)

@@ -6,8 +6,8 @@ import pytest
 from transformers import LlamaConfig
 
 from lrk.plan.planner import CONTEXT_GIB
-from lrk.train.auto_recipe.card import Card
 from lrk.train.auto_recipe.ladder import climb, fits, rungs
+from lrk.train.card import Card
 
 LENGTH = 16_384
 CONFIG = LlamaConfig(

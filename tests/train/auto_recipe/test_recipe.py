@@ -7,10 +7,10 @@ import pytest
 from transformers import LlamaConfig, MistralConfig, Olmo3Config, SmolLM3Config
 
 from lrk.train import LrkTrainingArguments
-from lrk.train.auto_recipe.card import Card
 from lrk.train.auto_recipe.choices import GIVEN
 from lrk.train.auto_recipe.recipe import Subject, make_recipe
 from lrk.train.auto_recipe.survey import Survey
+from lrk.train.card import Card
 from studies.tiny import SHAPE
 
 TARGET = 512

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lrk.plan.gpus import GPUS
-from lrk.train.auto_recipe.card import card_of
+from lrk.train.card import card_of
 
 
 def test_by_name():

@@ -1,4 +1,4 @@
-"""The card that a recipe is for."""
+"""The GPU that is planned for: one by its name, or that of this machine."""
 
 from typing import NamedTuple
 
