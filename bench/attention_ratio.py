@@ -6,6 +6,7 @@ The two take turns in one process, in processor time of one thread, and medians 
 holds still on a machine which does other work too. A CPU's figures say nothing about a GPU's.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -75,4 +76,9 @@ def _ratio(ours: Callable[[], object], theirs: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m bench.attention_ratio",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

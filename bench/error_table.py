@@ -6,6 +6,7 @@ Prints a Markdown table: the largest absolute error of the outputs and of the gr
 kernels run on a GPU if there is one, else in the interpreter.
 """
 
+import argparse
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -152,4 +153,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m bench.error_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

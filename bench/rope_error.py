@@ -8,6 +8,7 @@ bfloat16 such as Liger's: there Liger gets its bfloat16 tables and values widene
 flatters it.
 """
 
+import argparse
 import math
 import os
 from collections.abc import Callable
@@ -105,4 +106,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m bench.rope_error",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

@@ -7,6 +7,7 @@ assumed efficiencies (`lrk/plan/gpus.py`). Of the numbers of GPUs those are show
 fewest of them, 8, 64 and 512; see `sharing` for how many share a sample.
 """
 
+import argparse
 import functools
 import sys
 from collections.abc import Iterator
@@ -122,4 +123,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m bench.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     sys.exit(main())

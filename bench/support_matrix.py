@@ -7,6 +7,7 @@ Each report comes from another environment. A test takes part by its marker `sup
 tests/hf/conftest.py writes feature, model and versions into the report.
 """
 
+import argparse
 import sys
 from collections import Counter
 from pathlib import Path
@@ -146,10 +147,16 @@ def table(outcomes: Outcomes) -> Rows:
 
 
 def main() -> None:
-    reports = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.support_matrix",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("reports", nargs="+", metavar="REPORT", help="of pytest --junitxml")
+    reports = parser.parse_args().reports
     missing = [report for report in reports if not Path(report).is_file()]
-    if not reports or missing:
-        sys.exit(f"reports of pytest --junitxml are wanted; missing: {missing or 'all'}")
+    if missing:
+        sys.exit(f"reports of pytest --junitxml are wanted; missing: {missing}")
     outcomes = read(reports)
     if not outcomes:
         sys.exit(f"no test in {', '.join(reports)} carries the marker support")

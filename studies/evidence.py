@@ -2,11 +2,12 @@
 
     python -m studies.evidence
 
-reads `studies/results/*.json`, the results of the studies as they were committed, and writes the
+reads the results of three studies as they were committed in `studies/results`, and writes the
 file of evidence of `lrk.train.auto_recipe`. Run it when new results are put there: what a rule
 chooses may change then.
 """
 
+import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,4 +98,9 @@ def _read(name: str) -> Any:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m studies.evidence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

@@ -8,6 +8,8 @@ from importlib.util import find_spec
 
 import torch
 
+from lrk.versions import pip_install
+
 
 class Unavailable(Exception):
     """A provider cannot run here; the sentence says why."""
@@ -16,7 +18,7 @@ class Unavailable(Exception):
 def need_package(module: str, name: str) -> None:
     """Raise `Unavailable` unless a package is installed."""
     if find_spec(module) is None:
-        raise Unavailable(f"{name} is not installed")
+        raise Unavailable(f"{name} is not installed: {pip_install(name)}")
 
 
 def need_gpu(name: str) -> None:
