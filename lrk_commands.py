@@ -54,7 +54,8 @@ def answer(program: str, words: Sequence[str]) -> str | None:
 
 def _start(program: str, module: str) -> int:
     words = sys.argv[1:]
-    if program == "lrk-train" and not words and (what_to_type := _page("what-to-type")):
+    what_to_type = _page("what-to-type" if program == "lrk-train" else program)
+    if not words and what_to_type:
         sys.stderr.write(what_to_type)
         return 2
     found = answer(program, words)

@@ -1,7 +1,7 @@
 """Extend a real pretrained Llama from 8,192 to 131,072 positions on a CPU, and show what that did.
 
     make demo            12 minutes on 2 cores
-    make demo-full       an hour: more steps, and every model at all four lengths
+    make demo-full       an hour and a half: more steps, and every model at all four lengths
 
 SmolLM2-135M is trained on Python's standard library, 1,024 tokens a sample, whose positions
 LongRecipe spreads over 131,072. Held-out files are then read at four simulated lengths: their 1,024

@@ -1,10 +1,10 @@
 """How every command ends: with a status, and one sentence where something went wrong."""
 
-import logging
 import os
 import select
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 from lrk.progress import quiet_bars
@@ -51,13 +51,12 @@ def run_command(program: str, run: Callable[[], int], go_on: str = "") -> int:
 
 
 def _leave_out_noise() -> None:
-    """Keep lines off stderr that say nothing of the command: bars in a log, and a warning.
+    """Keep off stderr what says nothing of the command: bars in a log, and a warning.
 
-    transformers' trainer imports peft, which imports bitsandbytes where it is installed. That warns
-    of a kernel that it lacks for 4 bits on a CPU, which it has another way for.
+    peft asks a model with adapters by a name that transformers has renamed since.
     """
     quiet_bars()
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 
 def _reader_has_left() -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import GatedRepoError
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -57,6 +58,8 @@ def load_auto(
 
 def _reason(error: Exception) -> str:
     line = str(error).strip().split("\n")[0]
+    if isinstance(error.__cause__, GatedRepoError):
+        line += " Accept its licence on its page of the hub, then run `hf auth login`."
     return line if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {line}"
 
 

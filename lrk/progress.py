@@ -35,7 +35,9 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bars:
+    # What goes to a file while the bar is shown must not go to the terminal with it.
+    shared = sys.stdout.isatty()
+    with Progress(*columns, console=console, redirect_stdout=shared) as bars:
         task = bars.add_task(title, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str | None = None) -> None:

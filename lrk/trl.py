@@ -35,14 +35,16 @@ class SFTTrainer(trl.SFTTrainer):
         ValueError: for a model whose loss is not patched, and a `loss_type` other than "nll".
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        _check_patched(self.model)
-        loss_type = getattr(self.args, "loss_type", None)
+    def __init__(self, model: Any, args: Any = None, *others: Any, **kwargs: Any) -> None:
+        if not isinstance(model, str):
+            _check_patched(model)
+        loss_type = getattr(args, "loss_type", "nll")
         if loss_type != "nll":
             raise ValueError(
                 f"loss_type is {loss_type!r}; lrk's loss is 'nll': use it, or trl.SFTTrainer"
             )
+        super().__init__(model, args, *others, **kwargs)
+        _check_patched(self.model)  # which TRL has loaded, if it was a name
 
     def compute_loss(
         self,
@@ -68,8 +70,14 @@ def use_lrk_logprobs(trainer: Any) -> None:
         trainer: a `DPOTrainer`, `KTOTrainer`, `GRPOTrainer` or `RLOOTrainer` of a patched model.
 
     Raises:
-        ValueError: for a model whose loss is not patched, and for `cast_lm_head_to_fp32`.
+        ValueError: for an `SFTTrainer`, for a model whose loss is not patched, and for
+            `cast_lm_head_to_fp32`.
     """
+    if isinstance(trainer, trl.SFTTrainer):
+        raise ValueError(
+            f"trainer is a {type(trainer).__name__}, which asks for no log-probabilities: "
+            "lrk.trl.SFTTrainer has lrk's loss"
+        )
     if getattr(trainer.args, "cast_lm_head_to_fp32", False):
         raise ValueError(
             "cast_lm_head_to_fp32 is true; lrk's log-probabilities take the head in the dtype it "

@@ -1,5 +1,6 @@
 """Whatever is started by its name says what it does, and does nothing else, when it is asked to."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from lrk.help_pages import DOCUMENT, document_with, file_of, help_pages
 
 ROOT = Path(__file__).parents[1]
 STARTED = "lrk", "bench", "studies", "examples"
+# What imports a package that is not in every stack of constraints/.
+NEEDS = {"examples.trl_losses": "trl"}
 # What a command needs for its work, and no help needs.
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "datasets", "accelerate", "numpy", "lrk"}
 COMMANDS = {
@@ -39,7 +42,10 @@ def modules() -> list[str]:
 
 def test_every_module_that_is_started_has_help():
     """In one process, forked for each, so that the libraries are imported once."""
-    names = modules()
+    found = modules()
+    assert set(NEEDS) <= set(found)
+    absent = {name for name, package in NEEDS.items() if not importlib.util.find_spec(package)}
+    names = [name for name in found if name not in absent]
     assert {"bench.error_table", "studies.proof", "examples.demo", "lrk.env"} <= set(names)
     code = """
 import os, runpy, signal, sys, lrk.train.session
@@ -141,7 +147,12 @@ def test_presets_are_listed_and_printed_without_a_wait(pages):
     status, said, packages = started("train", "qwen3-8b-131072", "--print_preset")
     assert (status, said) == (0, (ROOT / "configs" / "qwen3-8b-131072.yaml").read_text())
     assert not packages & HEAVY
-    status, said, packages = started("train")
-    assert status == 2
-    assert said == pages["what-to-type"].rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "page"), [("train", "what-to-type"), ("plan", "lrk-plan"), ("data", "lrk-data")]
+)
+def test_without_arguments_a_command_says_at_once_what_to_type(pages, entry, page):
+    status, said, packages = started(entry)
+    assert (status, said) == (2, pages[page].rstrip("\n"))
     assert not packages & HEAVY

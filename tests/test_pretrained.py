@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import GatedRepoError
 from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
@@ -105,3 +106,14 @@ def test_weights_that_lie_elsewhere_have_the_same_fingerprint(tmp_path, is_tied)
     with torch.no_grad():
         plain.model.layers[0].mlp.up_proj.weight.mul_(2)
     assert fingerprint_weights(spread) != fingerprint_weights(plain)
+
+
+def test_a_gated_model_says_how_to_log_in(monkeypatch):
+    def refused(*_, **__):
+        cause = GatedRepoError.__new__(GatedRepoError)  # its own wants a response of the hub
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access") from cause
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refused)
+    with pytest.raises(ValueError, match="model 'meta-llama/X' cannot be loaded") as error:
+        load_auto(AutoConfig, "model", "meta-llama/X", None)
+    assert str(error.value).endswith("then run `hf auth login`.")

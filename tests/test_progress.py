@@ -54,6 +54,16 @@ def test_a_terminal_has_a_bar_that_ends_whole(monkeypatch):
     assert said.count("\x1b[?25l") == said.count("\x1b[?25h") == 1  # the cursor is back
 
 
+def test_what_goes_to_a_file_stays_there_beside_a_bar(monkeypatch, capsys):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("step", 4):
+        print("eval_256_loss 1.5")
+    assert capsys.readouterr().out == "eval_256_loss 1.5\n"
+    assert "eval_256_loss" not in terminal.getvalue()
+
+
 def test_an_interruption_takes_the_bar_away(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -17,7 +17,10 @@ model = AutoModelForCausalLM.from_pretrained("model")
 lrk.patch(model)
 tokens = torch.arange(8)[None]
 model(tokens, labels=tokens).loss.backward()
-model.eval().generate(tokens, max_new_tokens=2, do_sample=False)
+mask = torch.ones_like(tokens)
+model.eval().generate(
+    tokens, attention_mask=mask, pad_token_id=0, max_new_tokens=2, do_sample=False
+)
 """
 
 
@@ -60,6 +63,7 @@ def test_a_patched_model_says_nothing(folder):
         ("eval", "--model model --tasks perplexity --lengths 48 --stride 16 --documents 2 "
          "--data my-documents.jsonl --output_dir results"),
         ("plan", "--model model --length 48 --optim sgd"),
+        ("plan", "--model model --length 48 --optim sgd --lora_rank 2"),
     ],
 )  # fmt: skip
 def test_a_command_says_nothing(folder, command, words):

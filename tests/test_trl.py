@@ -1,5 +1,7 @@
 """TRL's trainers on patched models: which kernels run, and that losses are those of TRL alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -220,14 +222,19 @@ def test_preferences_with_an_adapter(tmp_path):
     assert largest_difference(stock, patched) < 1e-5
 
 
-def test_what_would_not_be_lrks_is_refused(tmp_path):
+def test_what_would_not_be_lrks_is_refused(tmp_path, monkeypatch):
     tokenizer = byte_tokenizer()
+    monkeypatch.setattr(trl.SFTTrainer, "_prepare_dataset", None)  # nothing is begun before
     with pytest.raises(ValueError, match=r"whose loss is not lrk's: call lrk\.patch"):
         sft_trainer(lrk.trl.SFTTrainer, tiny_llama(tokenizer), tokenizer, tmp_path)
     model = lrk.patch(tiny_llama(tokenizer))
     with pytest.raises(ValueError, match="loss_type is 'dft'; lrk's loss is 'nll'"):
         sft_trainer(lrk.trl.SFTTrainer, model, tokenizer, tmp_path, loss_type="dft")
-    trainer = sft_trainer(trl.SFTTrainer, tiny_llama(tokenizer), tokenizer, tmp_path)
+    monkeypatch.undo()
+    trainer = sft_trainer(trl.SFTTrainer, model, tokenizer, tmp_path)
+    with pytest.raises(ValueError, match="trainer is a SFTTrainer, which asks for no log-prob"):
+        lrk.trl.use_lrk_logprobs(trainer)
+    trainer = SimpleNamespace(args=SimpleNamespace(), model=tiny_llama(tokenizer))
     with pytest.raises(ValueError, match=r"whose loss is not lrk's: call lrk\.patch"):
         lrk.trl.use_lrk_logprobs(trainer)
     trainer.args.cast_lm_head_to_fp32 = True

@@ -150,7 +150,7 @@ class EvalArguments:
         check_types(self)
         for name in ("model", "output_dir"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is missing")
+                raise ValueError(f"{name} is missing; lrk-eval --help says what there is")
         if not self.tasks and not self.lm_eval_tasks:
             raise ValueError(f"tasks is empty; it must name some of {', '.join(ALL_TASKS)}")
         if self.device is None and self.device_map is None:

@@ -20,7 +20,7 @@ COLOURS = {
     "temporary": "#8c8c8c",
     "gathered": "#009E73",
 }
-NAMES = {"lrk": "lrk", "liger-style": "Liger's way", "stock": "stock\ntransformers"}
+NAMES = {"lrk": "lrk", "liger-style": "its loss and\nRoPE alone", "stock": "stock\ntransformers"}
 
 
 def draw_plan(plan: Plan, file: Path) -> None:

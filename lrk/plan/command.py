@@ -31,7 +31,7 @@ from lrk.plan.variants import flags, variants, variants_table
 
 LOOKS = looks(
     "Plan a training step: its peak memory and what that is made of, its FLOPs and time.\n"
-    "The step is traced on tensors without memory: no GPU, no weights, some seconds.",
+    "The step is traced on tensors without memory: no GPU, no weights, half a minute.",
     [
         ("what the preset of a model runs, and cheaper variants", "lrk-plan --model llama-3-8b"),
         (
@@ -80,7 +80,7 @@ def parser() -> CommandParser:
     )
     add("--length", type=int, help="real tokens of a sample (default: those of the model's preset)")
     add("--fit", metavar="GIB", help="find the longest real length for a device, as in 80GiB")
-    add("--compare", action="store_true", help="stock transformers and Liger's way beside lrk")
+    add("--compare", action="store_true", help="beside stock, and lrk's loss and RoPE alone")
     add("--compare_methods", action="store_true", help="what samples of each recipe cost")
     add("--target_length", type=int, help="with --compare_methods: window to reach, in tokens")
     add("--train_share", type=float, help=f"of it in a sample that skips (default: {TRAIN_SHARE})")
@@ -161,12 +161,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.compare and arguments.sequence_parallel > 1:
         raise ValueError(
             f"--compare with --sequence_parallel {arguments.sequence_parallel}: neither stock "
-            "transformers nor Liger's way shares a sample; leave one of them out"
+            "transformers nor liger-style shares a sample; leave one of them out"
         )
     if arguments.compare and arguments.distill != "none":
         raise ValueError(
-            f"--compare with --distill {arguments.distill}: neither stock transformers nor Liger's "
-            "way has a teacher; leave one of them out"
+            f"--compare with --distill {arguments.distill}: neither stock transformers nor "
+            "liger-style has a teacher; leave one of them out"
         )
     for name in ("tokens", "samples", "dollars_per_hour"):
         value = getattr(arguments, name)

@@ -65,9 +65,12 @@ def _file(model: str) -> Traversable | Path:
     if model in MODELS:
         return _FOLDER / f"{model}.json"
     path = Path(model).expanduser()
-    path = path / "config.json" if path.is_dir() else path
+    is_folder = path.is_dir()
+    path = path / "config.json" if is_folder else path
     if path.is_file():
         return path
+    if is_folder:
+        raise ValueError(f"model is the folder {model!r}, which has no config.json")
     if (cached := _cached(model)) is not None:
         return cached
     if (name := packaged_name(model)) is not None:

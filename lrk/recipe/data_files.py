@@ -27,7 +27,8 @@ class Source(NamedTuple):
 def source_of(source: str, text_column: str = "text") -> Source:
     """What a source says: what stands behind its last `#` is its column, in place of `text_column`.
 
-    Where a file or folder has that very name, a `#` is part of it.
+    Where a file or folder has that very name, or none has that before the `#`, it is part of the
+    name; so it is in a pattern that goes on behind it.
 
     Raises:
         ValueError: if nothing stands before or behind it.
@@ -37,7 +38,10 @@ def source_of(source: str, text_column: str = "text") -> Source:
         return Source(source, text_column)
     if not (place and column):
         raise ValueError(f"data source {source!r} must read PLACE#COLUMN, or have no '#'")
-    return Source(place, column)
+    is_found = place.startswith(HUB_PREFIX) or Path(place).expanduser().exists()
+    if is_found or (_is_pattern(place) and not _is_pattern(column)):
+        return Source(place, column)
+    return Source(source, text_column)
 
 
 def check_sources(sources: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Its names are imported when they are used: parts of it, such as `lrk.train.neare
 that need no trainer, and transformers' brings peft.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ __all__ = [
     "run",
     "train",
 ]
+
+# transformers' trainer imports peft, and that bitsandbytes where it is installed, which warns of a
+# kernel that it lacks for 4 bits on a CPU and has another way for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def __getattr__(name: str) -> Any:

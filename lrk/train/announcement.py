@@ -31,7 +31,7 @@ def beginning(trainer: LrkTrainer) -> Iterator[str]:
     yield f"  window           {changes}"
     goes_on = "" if trainer.checkpoint is None else f", on from {trainer.checkpoint}"
     yield (
-        f"  steps            {steps:,} of {batch:,} samples of {length:,} tokens, "
+        f"  steps            {steps:,} of {batch:,} x {length:,} tokens, "
         f"{steps * batch * length:,} in all{goes_on}"
     )
     passes = passes_of(arguments, samples)

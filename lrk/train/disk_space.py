@@ -34,7 +34,8 @@ def check_disk_space(arguments: LrkTrainingArguments, config: PretrainedConfig, 
         A line that says both.
 
     Raises:
-        ValueError: if it does not fit.
+        ValueError: if it does not fit, but for a dry run for the GPU of another machine (`gpu`),
+            whose disk is another one too.
     """
     folder = Path(arguments.output_dir or "").expanduser().absolute()
     nearest = next(each for each in (folder, *folder.parents) if each.is_dir())
@@ -46,6 +47,8 @@ def check_disk_space(arguments: LrkTrainingArguments, config: PretrainedConfig, 
         f"{needed / GIB:,.2f} GiB: the model, {model / GIB:,.2f}, and "
         f"{count:,} checkpoints of {checkpoint / GIB:,.2f} at a time"
     )
+    if needed > free and arguments.dry_run and arguments.gpu is not None:
+        return f"{told}; NO: {free / GIB:,.2f} are free on this machine"
     if needed > free:
         raise ValueError(
             f"output_dir {arguments.output_dir!r} has {free / GIB:,.2f} GiB left, but the run "

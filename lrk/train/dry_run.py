@@ -25,7 +25,7 @@ from lrk.train.preflight import check_late_parts
 from lrk.train.pretrained import check_attention_fits, load_config, load_tokenizer
 from lrk.train.session import load_samples
 from lrk.train.steps import steps_of
-from lrk.train.token_plan import surveyed_samples, token_plan
+from lrk.train.token_plan import AnySamples, surveyed_samples, token_plan
 from lrk.train.trainer import training_placement
 
 SHOWN_SEGMENTS = 12
@@ -58,8 +58,7 @@ def dry_run(
     check_late_parts(arguments, config)
     tokenizer = load_tokenizer(read_from or arguments, config)
     samples, evaluation = load_samples(arguments, tokenizer)
-    steps = steps_of(arguments, samples)
-    disk = check_disk_space(arguments, config, steps)
+    disk = check_disk_space(arguments, config, steps_of(arguments, samples))
     placement = training_placement(arguments, tokenizer)
     target, window = arguments.target_length, config.max_position_embeddings
     short_length(arguments, window)
@@ -77,7 +76,7 @@ def dry_run(
         token_plan(arguments, samples, surveyed, placement.target_length),
         memory_lines(step, arguments),
         [*cost_lines(arguments, step, samples, evaluated), *_short_contexts(arguments, surveyed)],
-        _evaluation_and_disk(arguments, evaluated, steps, disk),
+        _evaluation_and_disk(arguments, samples, evaluated, disk),
     ]
     return "\n\n".join([arguments.to_yaml().rstrip(), *map("\n".join, groups)])
 
@@ -121,11 +120,11 @@ def _rope(
 
 
 def _evaluation_and_disk(
-    arguments: LrkTrainingArguments, evaluated: int, steps: int, disk: str
+    arguments: LrkTrainingArguments, samples: AnySamples, evaluated: int, disk: str
 ) -> Iterator[str]:
     yield "Evaluation and disk"
     if evaluated:
-        yield f"  evaluation       {evaluation_line(arguments, evaluated, steps)}"
+        yield f"  evaluation       {evaluation_line(arguments, samples, evaluated)}"
     else:
         yield "  evaluation       none: no eval_data"
     yield f"  checkpoints      {checkpoint_interval(arguments)}"

@@ -24,7 +24,7 @@ CPU = "cpu"
 # Whose kernels are planned where no GPU is named or found, or it is none that the planner knows.
 _USUAL = "h100"
 # A plan without optimizer state.
-STATELESS = "sgd"
+_STATELESS = "sgd"
 # Parts of the peak below this share of it are not named.
 _LITTLE = 0.005
 
@@ -192,7 +192,7 @@ def plan_settings(
         optimizer_in_backward=arguments.optimizer_in_backward,
         offload_optimizer=arguments.offload_optimizer,
         accumulates=accumulates,
-        optim=optim if optim in OPTIMIZERS else STATELESS,
+        optim=optim if optim in OPTIMIZERS else _STATELESS,
         lora_rank=arguments.lora_rank,
         lora_modules_to_save=tuple(arguments.lora_modules_to_save),
         load_in_4bit=arguments.load_in_4bit,

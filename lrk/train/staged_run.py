@@ -185,8 +185,8 @@ def _run_stages(staged: StagedRun) -> str:
 def _ending(staged: StagedRun) -> Iterator[str]:
     """Where the last model is, and what to type next."""
     last = staged.stages[-1]
-    arguments = last.arguments(staged.model, None)
-    window = load_config(_from_original(staged, last)).max_position_embeddings
+    arguments = _from_original(staged, last)
+    window = load_config(arguments).max_position_embeddings
     return ending(arguments, [], staged.model, window)
 
 

@@ -23,5 +23,9 @@ def steps_of(
     """As transformers counts them; a stream has `max_steps`."""
     if arguments.max_steps > 0 or isinstance(samples, SampleStream):
         return arguments.max_steps
-    an_epoch = math.ceil(len(samples) / samples_a_step(arguments))
-    return math.ceil(arguments.num_train_epochs * an_epoch)
+    return math.ceil(arguments.num_train_epochs * steps_of_epoch(arguments, len(samples)))
+
+
+def steps_of_epoch(arguments: LrkTrainingArguments, samples: int) -> int:
+    """Of which the last may have fewer samples."""
+    return math.ceil(samples / samples_a_step(arguments))

@@ -124,9 +124,9 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._advance is None or logs is None:
+        if logs is None or not state.is_world_process_zero:
             return
-        if "tokens_per_second" in logs:
+        if self._advance is not None and "tokens_per_second" in logs:
             self._advance(
                 0,
                 note=f"loss {logs['loss']:.4f}, {logs['tokens_per_second']:,.0f} tokens/s, "

@@ -4,17 +4,15 @@ Until then nothing of it has changed but its RoPE, which the run has stretched, 
 begin as nothing. So its own RoPE, put back for an evaluation, is the model before.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
 from transformers import PretrainedConfig
 
 from lrk.train.interruption import EvaluationStopped, InterruptibleSteps
-
-logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,15 +53,16 @@ class EvaluatesUntouched(InterruptibleSteps):
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
+        evaluated = partial(super()._evaluate, trial, ignore_keys_for_eval, skip_scheduler)
         # transformers skips the scheduler before the first step, and then alone.
         if not skip_scheduler:
-            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+            return evaluated()
         if self.state.global_step > 0:  # a run that goes on
             return {}
         try:
             if self.untouched is None:
-                return self.evaluate()
+                return evaluated()
             with own_rope(self.model, self.untouched):  # type: ignore[arg-type]
-                return self.evaluate()
+                return evaluated()
         except EvaluationStopped:  # the first step ends the run, with a checkpoint
             return {}

@@ -184,8 +184,8 @@ def draw(rows: list[dict], picture: Path) -> None:
     methods = [name for name in DRAWN if name in groups]
     tasks = list(rows[0]["accuracy"])
     title = (
-        f"Samples of {100 * SHORT / TARGET:.0f} % of the length come near full length; "
-        "LongRecipe's in stock transformers teach nothing"
+        f"Samples of {100 * SHORT / TARGET:.0f} % of the length come near full length in quotes, "
+        "less near in variables"
     )
     with new_picture(picture, 6, 2.2 + 0.4 * len(methods), title) as figure:
         panels = figure.subplots(1, len(tasks), sharey=True)

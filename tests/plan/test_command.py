@@ -101,11 +101,11 @@ def test_anothers_attention_is_named(path, capsys):
         (["--model", "llama-3-8b", "--fit", "80", "--sequence_parallel", "2"], "it must divide"),
         (
             ["--model", "smollm2-135m", *QUICK, "--fsdp", "4", *SHARED, "--compare"],
-            "--compare with --sequence_parallel 4: neither stock transformers nor Liger's way",
+            "--compare with --sequence_parallel 4: neither stock transformers nor liger-style",
         ),
         (
             ["--model", "smollm2-135m", *QUICK, "--distill", "views", "--compare"],
-            "--compare with --distill views: neither stock transformers nor Liger's way has",
+            "--compare with --distill views: neither stock transformers nor liger-style has",
         ),
         (["--model", "llama-3-8b", *QUICK, "--json", "/proc/plan.json"], "cannot be written to"),
         (["--model", "llama-3-8b", *QUICK, "--plot", "/no/where.png"], "lies in no folder that is"),

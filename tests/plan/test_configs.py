@@ -38,6 +38,9 @@ def test_a_folder_goes_before_a_name_of_the_hub(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = load_config("meta-llama/Meta-Llama-3-8B")
     assert found.hidden_size == config.hidden_size
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"Meta-Llama-3-8B', which has no config\.json"):
+        load_config("meta-llama/Meta-Llama-3-8B")
 
 
 def test_a_config_in_the_cache_of_the_hub(config, tmp_path, monkeypatch):

@@ -65,7 +65,10 @@ def test_a_source_can_name_a_column_of_its_own(corpus):
 
 def test_a_name_with_a_hash_is_a_name(corpus):
     (corpus / "a#b.txt").write_text("third file")
-    assert load_documents([str(corpus / "a#b.txt")])["text"][:] == ["third file"]
+    for name in ("a#b.txt", "a#?.txt", "*#*.txt"):
+        assert load_documents([str(corpus / name)])["text"][:] == ["third file"]
+    with pytest.raises(ValueError, match=r"c#d.txt' does not exist"):
+        load_documents([str(corpus / "c#d.txt")])
 
 
 def test_a_hub_data_set_goes_through_load_dataset(monkeypatch):

@@ -19,7 +19,7 @@ def test_before_and_after(arguments, corpus, model_folder, capsys):
     memory = told.pop("memory")
     assert told == {
         "window": "64 -> 256 tokens",
-        "steps": "2 of 1 samples of 32 tokens, 64 in all",
+        "steps": "2 of 1 x 32 tokens, 64 in all",
         "passes": f"{2 / len(trainer.train_dataset):.2g} over the samples",
         "first": "the untouched model is evaluated",
         "folder": str(made.output_dir),

@@ -69,6 +69,11 @@ def test_it_shows_before_the_weights_are_read(arguments, free, start):
         start(arguments())
 
 
+def test_a_plan_for_another_machine_is_not_refused(arguments, free):
+    free(1000)
+    assert "at a time; NO: 0.00 are free on" in dry_run(arguments(dry_run=True, gpu="h100"))
+
+
 @pytest.mark.parametrize(
     ("sharded", "numbers"),
     [

@@ -12,6 +12,7 @@ from lrk.plan.ledger import Ledger
 from lrk.plan.prices import prices_on
 from lrk.plan.settings import LRK
 from lrk.plan.workspace import Device
+from lrk.train import train
 from lrk.train.disk_space import checkpoint_interval
 from lrk.train.dry_run import dry_run
 from lrk.train.longce import short_losses
@@ -121,10 +122,10 @@ def test_what_it_needs_and_costs_on_a_gpu(arguments, corpus):
     """Seconds are those of the planner: of a micro-batch, so many a step."""
     chosen = {
         "gradient_accumulation_steps": 3,
-        "max_steps": 1000,
+        "max_steps": 10**9,
         "eval_data": [str(corpus / "held_out")],
         "eval_strategy": "steps",
-        "eval_steps": 300,
+        "eval_steps": 3 * 10**8,
         "gpu": "l40s",
         "dollars_per_hour": 1.5,
     }
@@ -133,14 +134,36 @@ def test_what_it_needs_and_costs_on_a_gpu(arguments, corpus):
     assert "fits             yes: l40s has 44.4 GiB, the step needs" in group(said, "Memory")
     cost = group(said, "Time and price on one l40s at 40% of its published peak: predicted")
     step = planned_step(made, load_config(made), device_of(made)).plan
-    hours = 3 * 1000 * step.estimate()["seconds"] / 3600
-    assert re.search(r"training +[0-9.]+ s for 1,000 steps", cost)
+    hours = 3 * 10**9 * step.estimate()["seconds"] / 3600
+    assert "a step           less than 0.1 s\n" in cost
+    assert f"training         {hours * 60:,.1f} minutes for 1,000,000,000 steps" in cost
     price = re.search(r"price +([0-9.]+) dollars: ([0-9.]+) GPU hours at 1.50", cost)
-    assert float(price[2]) >= round(hours, 2)
+    assert float(price[2]) == pytest.approx(hours, abs=0.01)  # evaluations are few
     assert float(price[1]) == pytest.approx(1.5 * float(price[2]), abs=0.02)
     rest = group(said, "Evaluation and disk")
     assert "at 32, 256; 4 times in the run and of the untouched model\n" in rest
     assert "checkpoints      none\n" in rest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"eval_strategy": "epoch"},
+        {"eval_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2},
+        {"eval_strategy": "steps", "eval_steps": 0.5},
+    ],
+)
+def test_how_often_a_run_evaluates(arguments, corpus, changes):
+    made = arguments(
+        eval_data=[str(corpus / "held_out")],
+        eval_samples=1,
+        **{"train_length": 128, "max_steps": 11, "gradient_accumulation_steps": 2} | changes,
+    )
+    said = re.search(r"; (once|\d+ times) in the run and of the untouched model", dry_run(made))
+    times = 1 if said[1] == "once" else int(said[1].partition(" ")[0])
+    history = train(made).state.log_history
+    assert len([row for row in history if "eval_128_loss" in row]) == times + 1
 
 
 @pytest.mark.parametrize(

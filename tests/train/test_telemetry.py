@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from transformers import TrainerState, TrainingArguments
 
-from lrk.train.telemetry import MetricsFile, Throughput, read_metrics
+from lrk.train.telemetry import MetricsFile, ProgressBar, Throughput, read_metrics
 
 
 def test_throughput_counts_steps_but_not_evaluations_or_saves(monkeypatch):
@@ -49,3 +49,14 @@ def test_other_processes_write_nothing(tmp_path):
     state = SimpleNamespace(is_world_process_zero=False, global_step=1)
     MetricsFile(tmp_path / "m").on_log(None, state, None, logs={"loss": 0.5})
     assert not (tmp_path / "m").exists()
+
+
+def test_the_evaluation_after_the_last_step_is_printed_too(capsys):
+    bar, state = ProgressBar(), TrainerState(max_steps=2, global_step=2)
+    bar.on_train_begin(None, state)
+    bar.on_train_end()
+    bar.on_log(None, state, None, logs={"eval_256_loss": 1.5})
+    assert capsys.readouterr().out == "step 2: eval_256_loss 1.5000\n"
+    state.is_world_process_zero = False
+    bar.on_log(None, state, None, logs={"eval_256_loss": 1.5})
+    assert capsys.readouterr().out == ""

@@ -13,11 +13,11 @@ from transformers import PretrainedConfig
 
 from lrk.plan import Plan, plan
 from lrk.plan.planner import ALLOCATOR_SLACK, CONTEXT_GIB, GIB
-from lrk.plan.settings import LOW_BIT, OPTIMIZERS
+from lrk.plan.settings import LOW_BIT
 from lrk.pretrained import meta_model
 from lrk.train.arguments import LrkTrainingArguments
 from lrk.train.card import Card
-from lrk.train.planned_step import STATELESS, kernels_implementation, plan_settings
+from lrk.train.planned_step import kernels_implementation, plan_settings
 
 LORA_RANK = 16
 # LongLoRA (2309.12307, 3.3): adapters alone do not learn long context.
@@ -170,9 +170,7 @@ def _planned(model: str, config: PretrainedConfig, values: Mapping[str, Any], ca
     if implementation is None:
         raise ValueError(f"kernels {arguments.kernels} are not planned")
     optim = str(arguments.to_dict()["optim"])
-    settings = plan_settings(
-        arguments, config, implementation, optim if optim in OPTIMIZERS else STATELESS, card.name
-    )
+    settings = plan_settings(arguments, config, implementation, optim, card.name)
     # What a run resolves to on a GPU, whatever this machine has.
     autocast = values.get("bf16")
     settings = replace(settings, bf16=not arguments.fp16 if autocast is None else bool(autocast))
