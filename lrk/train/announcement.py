@@ -8,9 +8,7 @@ from typing import Any, cast
 from lrk.hf.architectures import text_config
 from lrk.train import run_folder
 from lrk.train.arguments import LrkTrainingArguments
-from lrk.train.engine import engine_of
 from lrk.train.evaluations import Losses, losses_by_step
-from lrk.train.planned_step import CPU, PlannedStep, device_here, planned_step
 from lrk.train.steps import samples_a_step, steps_of
 from lrk.train.token_plan import AnySamples, passes_described, passes_of
 from lrk.train.trainer import LrkTrainer
@@ -20,7 +18,7 @@ _TASK = "passkey"
 
 
 def beginning(trainer: LrkTrainer) -> Iterator[str]:
-    """Lines: the model, its window, the tokens, memory and the folder of a run."""
+    """Lines: the model, its window, the tokens and the folder of a run; memory is what a dry run plans."""
     arguments, samples = trainer.args, cast(AnySamples, trainer.train_dataset)
     config = text_config(trainer.accelerator.unwrap_model(trainer.model).config)
     steps, batch = steps_of(arguments, samples), samples_a_step(arguments)
@@ -39,17 +37,7 @@ def beginning(trainer: LrkTrainer) -> Iterator[str]:
         yield f"  passes           {passes_described(passes)}"
     if trainer.eval_dataset is not None and arguments.eval_on_start and not goes_on:
         yield "  first            the untouched model is evaluated"
-    if engine_of(arguments).processes == 1:  # the others would wait for the trace
-        step = planned_step(arguments, config, device_here(arguments))
-        yield f"  memory           {_memory(step)}"
     yield f"  folder           {arguments.output_dir}"
-
-
-def _memory(step: PlannedStep) -> str:
-    if step.plan is None:
-        return step.reason
-    on = "this CPU" if step.device.kernels == CPU else step.device.name
-    return f"{step.plan.peak_gib:,.2f} GiB at the peak of a step on {on}, predicted"
 
 
 def ending(

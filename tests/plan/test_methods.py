@@ -182,4 +182,4 @@ def test_a_teacher_has_a_row_of_its_own(config):
 def test_the_table_of_the_page(capsys):
     words = ["--target_length", "131072", "--tile_tokens", "4096", "--offload_activations"]
     assert main(["--model", "llama-3-8b", "--compare_methods", *words]) == 0
-    assert f"```\n{capsys.readouterr().out}```\n" in PAGE
+    assert f"```text\n{capsys.readouterr().out}```\n" in PAGE

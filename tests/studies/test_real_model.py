@@ -496,9 +496,9 @@ def test_rehearsal(tmp_path, monkeypatch, capsys):
     assert "A rehearsal at a tiny size" in table
     assert all(f"| {name} |" in table for name in names)
     assert {path.name for path in (tmp_path / "report").glob("*.png")} == {
-        "real_model_loss.png",
-        "real_model_needles.png",
-        "real_model_passkeys.png",
+        f"real_model_{subject}{dark}.png"
+        for subject in ("loss", "needles", "passkeys")
+        for dark in ("", "-dark")
     }
     # The weights of a model differ from those that it began with.
     weights = {name: {c["weights"] for c in cells(results, name, 0)} for name in names}
