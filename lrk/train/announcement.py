@@ -18,7 +18,7 @@ _TASK = "passkey"
 
 
 def beginning(trainer: LrkTrainer) -> Iterator[str]:
-    """Lines: the model, its window, the tokens and the folder of a run; memory is what a dry run plans."""
+    """Lines: the model, its window, the tokens and the folder of a run."""
     arguments, samples = trainer.args, cast(AnySamples, trainer.train_dataset)
     config = text_config(trainer.accelerator.unwrap_model(trainer.model).config)
     steps, batch = steps_of(arguments, samples), samples_a_step(arguments)
