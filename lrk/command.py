@@ -1,5 +1,6 @@
 """How every command ends: with a status, and one sentence where something went wrong."""
 
+import logging
 import os
 import select
 import signal
@@ -50,12 +51,21 @@ def run_command(program: str, run: Callable[[], int], go_on: str = "") -> int:
         return _ended(program, 130, f"interrupted{'; ' if go_on else ''}{go_on}")
 
 
+def quiet_bitsandbytes() -> None:
+    """Keep off stderr that bitsandbytes lacks one kernel on a CPU, for which it has another way.
+
+    peft, and so transformers' trainer, imports it where it is installed, for 4 bits or not.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 def _leave_out_noise() -> None:
-    """Keep off stderr what says nothing of the command: bars in a log, and a warning.
+    """Keep off stderr what says nothing of the command: bars in a log, and two warnings.
 
     peft asks a model with adapters by a name that transformers has renamed since.
     """
     quiet_bars()
+    quiet_bitsandbytes()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
 
 

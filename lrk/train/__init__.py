@@ -4,9 +4,10 @@ Its names are imported when they are used: parts of it, such as `lrk.train.neare
 that need no trainer, and transformers' brings peft.
 """
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from lrk.command import quiet_bitsandbytes
 
 if TYPE_CHECKING:
     from lrk.train.arguments import LrkTrainingArguments
@@ -35,9 +36,7 @@ __all__ = [
     "train",
 ]
 
-# transformers' trainer imports peft, and that bitsandbytes where it is installed, which warns of a
-# kernel that it lacks for 4 bits on a CPU and has another way for.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+quiet_bitsandbytes()  # before transformers' trainer is imported
 
 
 def __getattr__(name: str) -> Any:
