@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from importlib import resources
-from importlib.resources.abc import Traversable
 from typing import Any, NamedTuple
 
 import yaml
@@ -13,6 +11,7 @@ from lrk.hf.architectures import text_config
 from lrk.layer_kinds import layer_kinds, period
 from lrk.plan.configs import packaged_name
 from lrk.plan.settings import Settings
+from lrk.train.presets import preset, preset_names
 
 # What lrk-train's presets of 7B and 8B models have, and the tokens of its default target.
 _LIKE_PRESETS = {"tile_tokens": 2048, "optim": "adamw_torch_8bit"}
@@ -80,20 +79,13 @@ def _preset(model: str) -> tuple[str, dict[str, Any]] | None:
     if wanted is None:
         return None
     found = [
-        (file.name.removesuffix(".yaml"), content)
-        for file in _presets()
-        if packaged_name((content := _content(file))["model_name_or_path"]) == wanted
+        (name, content)
+        for name in preset_names()
+        if packaged_name((content := _content(name))["model_name_or_path"]) == wanted
         and "stages" not in content
     ]
     return max(found, key=lambda each: each[1]["target_length"], default=None)
 
 
-def _presets() -> list[Traversable]:
-    """In the order of their names."""
-    folder = resources.files("lrk") / "configs"
-    files = [file for file in folder.iterdir() if file.name.endswith(".yaml")]
-    return sorted(files, key=lambda file: file.name)
-
-
-def _content(file: Traversable) -> dict[str, Any]:
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+def _content(name: str) -> dict[str, Any]:
+    return yaml.safe_load(preset(name).read_text(encoding="utf-8"))

@@ -1,8 +1,4 @@
-"""From a YAML file and a command line to arguments: command line beats file beats default.
-
-Values of the file go through the command line's parser as the strings that stand in the file, so a
-value means the same in both places: `1e-5`, which YAML takes for text, is a number.
-"""
+"""From a YAML file and a command line to arguments: command line beats file beats default."""
 
 import argparse
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError

@@ -68,10 +68,10 @@ def device_of(arguments: LrkTrainingArguments) -> Device:
         return Device(arguments.gpu, GPUS[arguments.gpu].gib, arguments.gpu)
     if not (arguments.is_given("use_cpu") or torch.cuda.is_available()):
         return Device(_USUAL, None, "a GPU")
-    return device_here(arguments)
+    return _device_here(arguments)
 
 
-def device_here(arguments: LrkTrainingArguments) -> Device:
+def _device_here(arguments: LrkTrainingArguments) -> Device:
     """What the run would take on this machine."""
     if arguments.use_cpu or not torch.cuda.is_available():
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
